@@ -1,0 +1,53 @@
+"""What the statistics take: one value per image, checked once and brought to float64."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from ttreg_interp.errors import DataError
+
+Values: TypeAlias = Sequence[float | int] | np.ndarray | Tensor
+"""One number (or truth value) per image, draw or hypothesis."""
+
+
+def as_values(values: Values, name: str = "values", least: int = 2) -> np.ndarray:
+    """One-axis float64 array of finite numbers."""
+    # numpy knows no bfloat16, so a tensor is widened before it crosses over
+    array = values.detach().double().cpu() if isinstance(values, Tensor) else values
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim != 1:
+        raise DataError(
+            f"{name} has shape {tuple(array.shape)}; give one axis with a value per image "
+            "(reduce the tokens of an image to one value first)."
+        )
+    if array.size < least:
+        raise DataError(
+            f"{name} has {array.size} value(s); at least {least} needed: fewer show no spread."
+        )
+    if bad := int((~np.isfinite(array)).sum()):
+        place = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise DataError(
+            f"{name} has {bad} NaN or infinite value(s) among {array.size}, the first at {place}; "
+            "find the image that made them."
+        )
+    return array
+
+
+def as_truth(values: Values, name: str) -> np.ndarray:
+    """One-axis boolean array from zeros and ones."""
+    array = as_values(values, name)
+    if not np.isin(array, (0, 1)).all():
+        raise DataError(
+            f"{name} must hold only 0 and 1; found {array[~np.isin(array, (0, 1))][0]}."
+        )
+    return array.astype(bool)
+
+
+def check_paired(a: np.ndarray, b: np.ndarray) -> None:
+    """Raise unless both hold as many images."""
+    if a.size != b.size:
+        raise DataError(
+            f"Found {a.size} and {b.size} values; pairs need the same images in the same order."
+        )
