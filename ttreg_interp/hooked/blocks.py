@@ -1,0 +1,286 @@
+"""A pre-norm transformer block under TransformerLens' hook points, over the source's own modules.
+
+Every hook point is causal: what a hook returns is what the forward pass goes on with. Names and
+shapes are TransformerLens'. `hook_mask` is ours: additive attention logits, which let an
+intervention hide or weigh keys while attention stays fused.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformer_lens.hook_points import HookPoint
+
+from ttreg_interp.errors import UnsupportedModelError
+from ttreg_interp.hooked.parts import AttentionParts, BlockParts, MLPParts, Positions
+
+
+class HookedNorm(nn.Module):
+    """LayerNorm or RMSNorm; its two hook points take the fused kernel apart only when hooked.
+
+    normalized = (x - mean) / scale,  scale = sqrt(var + eps),  output = normalized * w + b
+    (RMSNorm: mean = 0, var = mean of squares).
+    """
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.__dict__["norm"] = norm  # beside the module tree: the source already owns it
+        self.centred = isinstance(norm, nn.LayerNorm)
+        if not self.centred and not _is_rms_norm(norm):
+            raise UnsupportedModelError(
+                f"The norm {type(norm).__name__} is neither a LayerNorm nor an RMSNorm; its scale "
+                "has no meaning here."
+            )
+        self.hook_scale = HookPoint()  # [batch, token, 1]
+        self.hook_normalized = HookPoint()  # [batch, token, d_model]
+
+    @property
+    def w(self) -> Tensor | None:
+        """Gain, [d_model]."""
+        return self.norm.weight
+
+    @property
+    def b(self) -> Tensor | None:
+        """Offset, [d_model]."""
+        return self.norm.bias if self.centred else None
+
+    def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The norm of `x`."""
+        if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):
+            return self.norm(x)
+        exact = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if self.centred:
+            exact = exact - exact.mean(dim=-1, keepdim=True)
+        mean_square = exact.pow(2).mean(dim=-1, keepdim=True)
+        scale = self.hook_scale((mean_square + _eps(self.norm, exact.dtype)).sqrt())
+        normalized = self.hook_normalized((exact / scale).to(x.dtype))
+        if self.w is not None:
+            normalized = normalized * self.w
+        return normalized if self.b is None else normalized + self.b
+
+
+def _is_rms_norm(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.RMSNorm) or "rmsnorm" in type(norm).__name__.lower()
+
+
+def _eps(norm: nn.Module, dtype: torch.dtype) -> float:
+    """Libraries call it `eps` or `variance_epsilon`; torch's RMSNorm may leave it None."""
+    eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
+    return torch.finfo(dtype).eps if eps is None else eps
+
+
+class HookedAttention(nn.Module):
+    """Multi-head attention; fused, unless somebody asks for this layer's scores or pattern."""
+
+    def __init__(self, parts: AttentionParts):
+        super().__init__()
+        self.parts = parts
+        self.hook_q = HookPoint()  # [batch, token, head, d_head]
+        self.hook_k = HookPoint()  # [batch, token, head, d_head]
+        self.hook_v = HookPoint()  # [batch, token, head, d_head]
+        self.hook_mask = HookPoint()  # [batch | 1, head | 1, query | 1, key], added to the scores
+        self.hook_attn_scores = HookPoint()  # [batch, head, query, key], before softmax
+        self.hook_pattern = HookPoint()  # [batch, head, query, key]
+        self.hook_z = HookPoint()  # [batch, token, head, d_head], as W_O reads it
+        self.hook_result = HookPoint()  # [batch, token, head, d_model]
+
+    def forward(
+        self, x: Float[Tensor, "batch token d_model"], positions: Positions = None
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The layer's contribution to the residual stream, LayerScale included."""
+        q, k, v = self.parts.qkv(x)
+        # A hook may lengthen k and v at the front (an attention bias is one key more): rotation
+        # and masks count from the end.
+        q, k, v = (
+            rearrange(heads, "batch token head d_head -> batch head token d_head")
+            for heads in (self.hook_q(q), self.hook_k(k), self.hook_v(v))
+        )
+        if self.parts.rotate is not None:
+            q, k = self.parts.rotate(q, k, positions)
+        z = rearrange(self._mix(q, k, v), "batch head token d_head -> batch token head d_head")
+        return self._output(self.hook_z(self._gated(z, x)))
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""
+        mask = None
+        if self.hook_mask.has_hooks():
+            mask = self.hook_mask(q.new_zeros(1, 1, 1, k.shape[2]))
+        if not (self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()):
+            if mask is not None:  # the fused kernels want all rows spelled out
+                mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.parts.scale)
+        scores = q @ k.transpose(-2, -1) * self.parts.scale
+        if mask is not None:
+            scores = scores + mask
+        return self.hook_pattern(self.hook_attn_scores(scores).softmax(dim=-1)) @ v
+
+    def _gated(self, z: Tensor, x: Tensor) -> Tensor:
+        """`z` after an inner norm and a gate, where the family has them."""
+        if self.parts.inner_norm is None and self.parts.gate is None:
+            return z
+        flat = z.flatten(2)
+        if self.parts.inner_norm is not None:
+            flat = self.parts.inner_norm(flat)
+        if self.parts.gate is not None:
+            flat = flat * self.parts.gate(x)
+        return flat.unflatten(2, z.shape[2:])
+
+    def _output(self, z: Float[Tensor, "batch token head d_head"]) -> Tensor:
+        if self.hook_result.has_hooks():
+            result = torch.einsum("bthd,hdm->bthm", z, self.W_O)
+            return self.hook_result(result).sum(dim=2) + self.b_O
+        attn_out = self.parts.out(z.flatten(2))
+        return attn_out if self.parts.gamma is None else attn_out * self.parts.gamma()
+
+    def _per_head(self, weight: Tensor) -> Tensor:
+        return rearrange(
+            weight, "(head d_head) d_model -> head d_model d_head", head=self.parts.n_heads
+        )
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        """Query weights."""
+        return self._per_head(self.parts.qkv_weights()[0])
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        """Key weights."""
+        return self._per_head(self.parts.qkv_weights()[1])
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        """Value weights."""
+        return self._per_head(self.parts.qkv_weights()[2])
+
+    def _bias(self, index: int) -> Tensor:
+        bias = self.parts.qkv_biases()[index]
+        if bias is None:
+            bias = self.parts.out.weight.new_zeros(self.parts.n_heads * self.parts.d_head)
+        return rearrange(bias, "(head d_head) -> head d_head", head=self.parts.n_heads)
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        """Query biases; zeros where the source has none."""
+        return self._bias(0)
+
+    @property
+    def b_K(self) -> Float[Tensor, "head d_head"]:
+        """Key biases; zeros where the source has none."""
+        return self._bias(1)
+
+    @property
+    def b_V(self) -> Float[Tensor, "head d_head"]:
+        """Value biases; zeros where the source has none."""
+        return self._bias(2)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output weights with LayerScale folded in: sum over heads of z W_O, plus b_O, is attn_out."""
+        weight = _scaled_rows(self.parts.out.weight, self.parts.gamma)
+        return rearrange(
+            weight, "d_model (head d_head) -> head d_head d_model", head=self.parts.n_heads
+        )
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        """Output bias with LayerScale folded in."""
+        return _out_bias(self.parts.out, self.parts.gamma)
+
+
+class HookedMLP(nn.Module):
+    """An MLP, plain or gated; `hook_post` holds the neurons, as the last linear reads them."""
+
+    def __init__(self, parts: MLPParts):
+        super().__init__()
+        self.parts = parts
+        self.hook_pre = HookPoint()  # [batch, token, neuron]
+        if parts.gate_weights is not None:
+            self.hook_pre_linear = HookPoint()  # [batch, token, neuron]
+        self.hook_post = HookPoint()  # [batch, token, neuron]
+
+    def forward(
+        self, x: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The MLP's contribution to the residual stream, LayerScale included."""
+        pre, linear = self.parts.project(x)
+        post = self.parts.act(self.hook_pre(pre))
+        if linear is not None:
+            post = post * self.hook_pre_linear(linear)
+        if self.parts.inner_norm is not None:
+            post = self.parts.inner_norm(post)
+        mlp_out = self.parts.out(self.hook_post(post))
+        return mlp_out if self.parts.gamma is None else mlp_out * self.parts.gamma()
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model neuron"]:
+        """Input weights; of a gated MLP, those of the branch without nonlinearity."""
+        return self.parts.in_weights()[0].T
+
+    @property
+    def b_in(self) -> Float[Tensor, " neuron"]:
+        """Input biases; zeros where the source has none."""
+        return _bias_or_zeros(self.parts.in_weights())
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model neuron"] | None:
+        """Weights of the branch under the nonlinearity of a gated MLP, else None."""
+        return None if self.parts.gate_weights is None else self.parts.gate_weights()[0].T
+
+    @property
+    def b_gate(self) -> Float[Tensor, " neuron"] | None:
+        """Biases of that branch, else None."""
+        return (
+            None if self.parts.gate_weights is None else _bias_or_zeros(self.parts.gate_weights())
+        )
+
+    @property
+    def W_out(self) -> Float[Tensor, "neuron d_model"]:
+        """Output weights with LayerScale folded in: post W_out + b_out is mlp_out."""
+        return _scaled_rows(self.parts.out.weight, self.parts.gamma).T
+
+    @property
+    def b_out(self) -> Float[Tensor, " d_model"]:
+        """Output bias with LayerScale folded in."""
+        return _out_bias(self.parts.out, self.parts.gamma)
+
+
+def _scaled_rows(weight: Tensor, gamma) -> Tensor:
+    return weight if gamma is None else weight * gamma()[:, None]
+
+
+def _out_bias(out: nn.Linear, gamma) -> Tensor:
+    if out.bias is None:
+        return out.weight.new_zeros(out.weight.shape[0])
+    return out.bias if gamma is None else out.bias * gamma()
+
+
+def _bias_or_zeros(linear: tuple[Tensor, Tensor | None]) -> Tensor:
+    weight, bias = linear
+    return weight.new_zeros(weight.shape[0]) if bias is None else bias
+
+
+class HookedBlock(nn.Module):
+    """resid_mid = resid_pre + attn(ln1(resid_pre));  resid_post = resid_mid + mlp(ln2(resid_mid))."""
+
+    def __init__(self, parts: BlockParts):
+        super().__init__()
+        self.hook_resid_pre = HookPoint()
+        self.ln1 = HookedNorm(parts.ln1)
+        self.attn = HookedAttention(parts.attn)
+        self.hook_attn_out = HookPoint()
+        self.hook_resid_mid = HookPoint()
+        self.ln2 = HookedNorm(parts.ln2)
+        self.mlp = HookedMLP(parts.mlp)
+        self.hook_mlp_out = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+    def forward(
+        self, resid_pre: Float[Tensor, "batch token d_model"], positions: Positions = None
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The residual stream after this block."""
+        resid_pre = self.hook_resid_pre(resid_pre)
+        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), positions))
+        resid_mid = self.hook_resid_mid(resid_pre + attn_out)
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        return self.hook_resid_post(resid_mid + mlp_out)

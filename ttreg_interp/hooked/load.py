@@ -1,0 +1,133 @@
+"""Model specs to hooked models."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ttreg_interp.errors import ArtifactError, ContractError, UnsupportedModelError
+from ttreg_interp.hooked.sources import SOURCES, Request, source_file
+from ttreg_interp.hooked.sources.common import seeded
+from ttreg_interp.hooked.vit import HookedViT
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """`SOURCE:NAME[@CHECKPOINT][?random[=SEED]]`.
+
+    Example:
+        >>> ModelSpec.parse("timm:vit_tiny_patch16_224@weights/model.safetensors").checkpoint
+        'weights/model.safetensors'
+        >>> str(ModelSpec.parse("open_clip:ViT-B-16/laion2b_s34b_b88k"))
+        'open_clip:ViT-B-16/laion2b_s34b_b88k'
+        >>> ModelSpec.parse("timm:test_vit?random=3").random_seed
+        3
+    """
+
+    source: str
+    """Which library: one of `SOURCES`."""
+    name: str
+    """The model's name there."""
+    checkpoint: str | None = None
+    """A local file of weights."""
+    random_seed: int | None = None
+    """Seed of random weights, None for trained ones."""
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelSpec":
+        """Read a spec.
+
+        Raises:
+            UnsupportedModelError: no source, no name, or an unknown option; says the form.
+        """
+        source, colon, rest = text.partition(":")
+        rest, _, option = rest.partition("?")
+        name, _, checkpoint = rest.partition("@")
+        word, _, seed = option.partition("=")
+        known = source in SOURCES and bool(name) and bool(colon)
+        if not known or word not in ("", "random") or not (seed == "" or seed.isdigit()):
+            raise UnsupportedModelError(
+                f"{text!r} is no model spec. The form is SOURCE:NAME, with SOURCE one of "
+                f"{', '.join(SOURCES)}; then @FILE for local weights or ?random[=SEED] for random "
+                "ones. E.g. 'hf:facebook/dinov2-large', 'timm:vit_tiny_patch16_224@model.safetensors', "
+                "'open_clip:ViT-B-16?random'."
+            )
+        return cls(source, name, checkpoint or None, int(seed or 0) if word else None)
+
+    def __str__(self) -> str:
+        checkpoint = f"@{self.checkpoint}" if self.checkpoint else ""
+        random = "" if self.random_seed is None else f"?random={self.random_seed}"
+        return f"{self.source}:{self.name}{checkpoint}{random}"
+
+
+def load(
+    spec: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> HookedViT:
+    """A hooked model by name, with its own preprocessing and, where it has one, its text tower.
+
+    Args:
+        spec: `open_clip:ARCHITECTURE/TAG`, `hf:ORGANISATION/MODEL` (or a local directory),
+            `timm:MODEL`, `dinov2:HUB_ENTRY`, `testbed:planted`; then `@FILE` for a local
+            checkpoint or `?random[=SEED]` for random weights.
+        image_size: another resolution in pixels (height and width), where the family can
+            interpolate its position embeddings.
+        device: where to put the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        UnsupportedModelError: unknown spec, name or family; names what is near.
+        ArtifactError: a checkpoint that is missing or of another architecture.
+        ContractError: NaN or inf in the weights.
+
+    Example:
+        >>> model = load("timm:test_vit?random")
+        >>> model.image_size, model.cfg.n_layers
+        ((160, 160), 6)
+    """
+    parsed = ModelSpec.parse(spec)
+    if parsed.checkpoint and not Path(parsed.checkpoint).is_file():
+        raise ArtifactError(
+            f"No checkpoint at {parsed.checkpoint}. Check the path after '@' in {spec!r}."
+        )
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    request = Request(parsed.name, parsed.checkpoint, parsed.random_seed is not None, size)
+    with seeded(parsed.random_seed or 0):
+        loaded = source_file(parsed.source).load(request)
+    check_finite_weights(loaded.module, spec)
+    model = HookedViT.wrap(loaded.module)
+    model.preprocess, model.text, model.spec = loaded.preprocess, loaded.text, str(parsed)
+    model = model.to(device=device, dtype=dtype)
+    if model.text is not None:
+        model.text.module.to(device=device, dtype=dtype)
+    return model.eval()
+
+
+def check_finite_weights(module: nn.Module, what: str) -> None:
+    """Refuse a model with broken weights.
+
+    Raises:
+        ContractError: names the first parameter that holds NaN or inf.
+    """
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            bad = int((~torch.isfinite(parameter)).sum())
+            raise ContractError(
+                f"{what}: parameter {name} holds {bad} NaN or inf of {parameter.numel()} values. "
+                "The checkpoint is damaged or was saved in too narrow a dtype; get it again."
+            )
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over names, shapes, dtypes and bytes of all parameters and buffers, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(memoryview(raw.numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""HookedViT: a real vision transformer under TransformerLens' hook points."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from ttreg_interp.errors import LayoutError, UnsupportedModelError
+from ttreg_interp.hooked.blocks import HookedBlock, HookedNorm
+from ttreg_interp.hooked.cache import ViTActivationCache
+from ttreg_interp.hooked.config import HookedViTConfig
+from ttreg_interp.hooked.intervened import SupportsHooks, intervened
+from ttreg_interp.hooked.layout import TokenLayout
+from ttreg_interp.hooked.parts import ViTParts
+from ttreg_interp.hooked.weights import WeightStacks
+
+ReturnType = Literal["output", "tokens", "both"]
+
+
+class HookedViT(WeightStacks, HookedRootModule):
+    """A pre-norm vision transformer: one readable forward over the source's own leaf modules.
+
+        x = ln_pre(embed(pixels));  x = block_l(x) for every l;  output = project(pool(ln_final(x)))
+
+    Nothing is copied: parameters, patch embedding, norms and heads are those of `model.source`.
+    The forward is the evaluation forward: dropout and stochastic depth are off.
+
+    Attributes:
+        source: the wrapped module.
+        parts: where its family keeps its parts.
+        preprocess: PIL image -> Float[Tensor, "channel height width"], as the model was trained.
+        text: text tower (`encode_text`, `tokenize`) of a CLIP-style model, else None.
+
+    Example:
+        >>> import timm, torch
+        >>> from ttreg_interp.hooked import HookedViT
+        >>> model = HookedViT.wrap(timm.create_model("test_vit"))
+        >>> logits, cache = model.run_with_cache(torch.zeros(1, 3, 160, 160))
+        >>> cache["blocks.0.attn.hook_pattern"].shape  # [batch, head, query, key]
+        torch.Size([1, 2, 101, 101])
+    """
+
+    def __init__(self, source: nn.Module, parts: ViTParts, name: str | None = None):
+        super().__init__()
+        self.parts = parts
+        self.preprocess: Callable[[Any], Tensor] | None = None
+        self.text: Any = None
+        self.spec: str | None = None
+        self.hook_embed = HookPoint()  # [batch, token, d_model], positions added, before ln_pre
+        if parts.ln_pre is not None:
+            self.ln_pre = HookedNorm(parts.ln_pre)
+        self.hook_full_embed = HookPoint()  # [batch, token, d_model], what enters block 0
+        self.blocks = nn.ModuleList(HookedBlock(block) for block in parts.blocks)
+        if parts.ln_final is not None:
+            self.ln_final = HookedNorm(parts.ln_final)
+        self.hook_pooled = HookPoint()  # [batch, d_model], what the projection reads
+        self.hook_out = HookPoint()  # [batch, output]
+        self.setup()  # before the source joins: TransformerLens names modules by writing on them
+        self.source = source
+        self._name = name or type(source).__name__
+        self._interventions: list[SupportsHooks] = []
+
+    @classmethod
+    def wrap(cls, module: nn.Module) -> "HookedViT":
+        """Hook points for a model in hand.
+
+        Args:
+            module: a vision transformer of a supported family, or a model that holds one
+                (`CLIP`, `CLIPModel`, a LLaVA-style model): its vision tower is taken.
+
+        Raises:
+            UnsupportedModelError: no source file knows the class; names the nearest families.
+        """
+        from ttreg_interp.hooked.sources import parts_of
+
+        source, parts = parts_of(module)
+        return cls(source, parts)
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch channel height width"],
+        return_type: ReturnType = "output",
+        stop_at_layer: int | None = None,
+    ) -> Any:
+        """The source's output, or its tokens.
+
+        Args:
+            pixels: preprocessed images.
+            return_type: 'output' (logits or embedding, [batch, output]), 'tokens' (after the
+                final norm where it reads tokens, [batch, token, d_model], without test-time
+                registers), or 'both' as a pair.
+            stop_at_layer: return the residual stream before this block (all rows); negative
+                numbers count from the end.
+
+        Raises:
+            LayoutError: an image size that the model does not take.
+        """
+        layout = self.layout(pixels.shape)
+        x, positions = self.parts.embed(pixels)
+        x = self.hook_embed(x)
+        x = self.hook_full_embed(x if self.parts.ln_pre is None else self.ln_pre(x))
+        for block in self.blocks[: self._stop(stop_at_layer)]:
+            x = block(x, positions)
+        if stop_at_layer is not None:
+            return x
+        return self._read(x, layout.of_length(x.shape[1]), return_type)
+
+    def _stop(self, stop_at_layer: int | None) -> int:
+        n_layers = len(self.blocks)
+        stop = n_layers if stop_at_layer is None else stop_at_layer
+        if not -n_layers <= stop <= n_layers:
+            raise LayoutError(
+                f"stop_at_layer={stop_at_layer}: this model has {n_layers} blocks, so "
+                f"{-n_layers} to {n_layers} are possible."
+            )
+        return stop + n_layers if stop < 0 else stop
+
+    def _read(self, x: Tensor, layout: TokenLayout, return_type: ReturnType) -> Any:
+        """Final norm, pooling and head; test-time registers are seen by none of the readers."""
+        norm = self.ln_final if self.parts.ln_final is not None else nn.Identity()
+        tokens = layout.drop_registers(x if self.parts.norm_after_pool else norm(x))
+        if return_type == "tokens":
+            return tokens
+        pooled = self.parts.pool(tokens)
+        pooled = self.hook_pooled(norm(pooled) if self.parts.norm_after_pool else pooled)
+        output = self.hook_out(self.parts.project(pooled))
+        return output if return_type == "output" else (output, tokens)
+
+    # ------------------------------------------------------------------ shape
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the model was made for."""
+        return self.parts.image_size
+
+    def layout(self, pixels_shape: torch.Size | tuple[int, ...] | None = None) -> TokenLayout:
+        """The layout of the token axis for images of this shape (default: the model's own size).
+
+        Args:
+            pixels_shape: `(..., channel, height, width)` in pixels.
+
+        Raises:
+            LayoutError: not a multiple of the patch, another channel count, or a size that the
+                model's position embedding does not take.
+        """
+        height, width = self._checked_size(pixels_shape) if pixels_shape else self.image_size
+        patch_height, patch_width = self.parts.patch_size
+        return TokenLayout(
+            n_cls=self.parts.n_cls,
+            n_trained_registers=self.parts.n_trained_registers,
+            height=height // patch_height,
+            width=width // patch_width,
+        )
+
+    def _checked_size(self, pixels_shape: torch.Size | tuple[int, ...]) -> tuple[int, int]:
+        *_, channels, height, width = (0, 0, *pixels_shape)
+        found = f"{self._name}: images of shape {tuple(pixels_shape)}"
+        if len(pixels_shape) != 4 or channels != self.parts.n_channels:
+            raise LayoutError(
+                f"{found}; expected [batch, {self.parts.n_channels}, height, width]. "
+                "Pass model.preprocess(image)[None]."
+            )
+        patch_height, patch_width = self.parts.patch_size
+        if height % patch_height or width % patch_width or min(height, width) == 0:
+            raise LayoutError(
+                f"{found}; height and width must be multiples of the patch, {patch_height} x "
+                f"{patch_width} pixels. Resize or crop, e.g. to {self.image_size}."
+            )
+        if (height, width) != self.image_size and not self.parts.resizable:
+            raise LayoutError(
+                f"{found}; this model takes {self.image_size} only. Load it for another size: "
+                f"tt.load(spec, image_size=({height}, {width}))."
+            )
+        return height, width
+
+    @property
+    def cfg(self) -> HookedViTConfig:
+        """What TransformerLens' tools read; device and dtype are those of the moment."""
+        first = self.blocks[0]
+        weight = first.mlp.parts.out.weight
+        final = self.parts.ln_final
+        return HookedViTConfig(
+            model_name=self.spec or self._name,
+            n_layers=len(self.blocks),
+            d_model=weight.shape[0],
+            n_heads=first.attn.parts.n_heads,
+            d_head=first.attn.parts.d_head,
+            d_mlp=weight.shape[1],
+            n_ctx=self.layout().n_tokens,
+            d_vocab=-1 if self.parts.unembed is None else self.parts.unembed()[0].shape[0],
+            gated_mlp=first.mlp.parts.gate_weights is not None,
+            normalization_type="LN" if first.ln1.centred else "RMS",
+            device=weight.device,
+            dtype=weight.dtype,
+            final_rms=final is not None and not self.ln_final.centred,
+        )
+
+    # ------------------------------------------------------------------ runs
+
+    def run_with_cache(
+        self,
+        *model_args: Any,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The output and a ViTActivationCache (a plain dict if `return_cache_object` is False).
+
+        Arguments are those of `HookedRootModule.run_with_cache`; `stop_at_layer` and
+        `return_type` go to the forward. The cache's `layout` tells its token rows, test-time
+        registers included.
+        """
+        n_tokens: list[int] = []
+        count = ("blocks.0.hook_resid_pre", lambda resid, hook: n_tokens.append(resid.shape[1]))
+        with self.hooks(fwd_hooks=[count]):
+            output, cache = super().run_with_cache(
+                *model_args, remove_batch_dim=remove_batch_dim, **kwargs
+            )
+        if not return_cache_object:
+            return output, cache
+        layout = self.layout(model_args[0].shape)
+        layout = layout.of_length(n_tokens[0]) if n_tokens else layout
+        return output, ViTActivationCache(cache, self, layout, has_batch_dim=not remove_batch_dim)
+
+    @contextmanager
+    def intervened(self, *interventions: SupportsHooks) -> Iterator["HookedViT"]:
+        """Every forward inside runs under the interventions, composed in order.
+
+        Raises:
+            InterventionError: one conflicts with another or does not fit the model (on entry);
+                one did not fire although a forward reached its layer (on exit).
+        """
+        with intervened(self, self._interventions, interventions):
+            yield self
+
+    # ------------------------------------------------------------------ copies
+
+    def __deepcopy__(self, memo: dict) -> "HookedViT":
+        twin = type(self).wrap(copy.deepcopy(self.source, memo))
+        twin.preprocess, twin.text, twin.spec, twin._name = (
+            self.preprocess,
+            self.text,
+            self.spec,
+            self._name,
+        )
+        return twin
+
+    def to_tokens(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Refused: images have no tokenizer.
+
+        Raises:
+            UnsupportedModelError: always.
+        """
+        raise UnsupportedModelError(
+            f"{self._name} is a vision model: pass pixels (model.preprocess(image)[None]), not text."
+        )
