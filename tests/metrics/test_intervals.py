@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ttreg_interp.errors import DataError
@@ -21,6 +21,8 @@ from ttreg_interp.metrics.intervals import (
     sign_flip_test,
     statistic_interval,
 )
+
+from .laws import law
 
 small_numbers = st.integers(-20, 20).map(lambda number: number / 4)
 
@@ -75,7 +77,7 @@ def test_a_skewed_sample_has_a_longer_upper_arm():
     assert interval.high - interval.estimate > interval.estimate - interval.low
 
 
-@settings(max_examples=20, deadline=None)
+@law
 @given(st.lists(small_numbers, min_size=3, max_size=12), st.integers(0, 3))
 def test_units_do_not_matter(values, seed):
     plain = mean_interval(values, seed=seed)
@@ -84,7 +86,7 @@ def test_units_do_not_matter(values, seed):
         assert getattr(scaled, end) == pytest.approx(4 * getattr(plain, end) - 8, abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@law
 @given(st.lists(small_numbers, min_size=2, max_size=12))
 def test_an_interval_holds_its_estimate_and_stays_within_the_values(values):
     interval = mean_interval(values)
@@ -173,7 +175,7 @@ def test_controls_show_the_spread_of_single_draws():
     assert interval.high - interval.low > 5 * (mean_interval(draws).high - mean_interval(draws).low)
 
 
-@settings(max_examples=60, deadline=None)
+@law
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
 def test_mcnemar_is_the_two_sided_binomial_tail_of_the_discordant_pairs(pairs):
     a_only = sum(a and not b for a, b in pairs)
@@ -191,7 +193,7 @@ def test_mcnemar_ignores_images_on_which_the_arms_agree():
     assert few.p_value == many.p_value
 
 
-@settings(max_examples=20, deadline=None)
+@law
 @given(st.lists(st.integers(-8, 8), min_size=2, max_size=8))
 def test_few_pairs_enumerate_all_sign_flips(differences):
     flips = itertools.product((1, -1), repeat=len(differences))
@@ -217,7 +219,7 @@ def test_sign_flips_find_nothing_between_arms_of_one_distribution():
     assert sum(p < 0.05 for p in p_values) <= 4
 
 
-@settings(max_examples=60, deadline=None)
+@law
 @given(st.lists(st.integers(0, 100).map(lambda percent: percent / 100), min_size=1, max_size=15))
 def test_false_discovery_is_the_step_up_rule(p_values):
     """Hypothesis i is rejected at rate q where some p_j >= p_i has p_j <= q (rank of p_j) / m."""

@@ -1,9 +1,11 @@
-"""What the statistics take: one value per image, checked once and brought to float64."""
+"""Checks of what goes into a metric: never empty, never NaN, as many of one thing as of the other."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from ttreg_interp.errors import DataError
@@ -50,4 +52,19 @@ def check_paired(a: np.ndarray, b: np.ndarray) -> None:
     if a.size != b.size:
         raise DataError(
             f"Found {a.size} and {b.size} values; pairs need the same images in the same order."
+        )
+
+
+def check_finite(tensor: Shaped[Tensor, "*any"], name: str) -> None:
+    """Raise if a tensor is empty or holds NaN or infinite entries, and say where the first one is."""
+    if not tensor.numel():
+        raise DataError(
+            f"{name} is empty, of shape {tuple(tensor.shape)}; give at least one entry."
+        )
+    broken = ~torch.isfinite(tensor)
+    if broken.any():
+        place = tuple(broken.nonzero()[0].tolist())
+        raise DataError(
+            f"{name} of shape {tuple(tensor.shape)} has {int(broken.sum())} NaN or infinite entries, "
+            f"the first at {place}; find what made them, or run in a wider dtype."
         )
