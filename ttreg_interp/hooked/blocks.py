@@ -79,7 +79,7 @@ class HookedAttention(nn.Module):
         self.hook_q = HookPoint()  # [batch, token, head, d_head]
         self.hook_k = HookPoint()  # [batch, token, head, d_head]
         self.hook_v = HookPoint()  # [batch, token, head, d_head]
-        self.hook_mask = HookPoint()  # [batch | 1, head | 1, query | 1, key], added to the scores
+        self.hook_mask = HookPoint()  # [batch | 1, head | 1, query, key], added to the scores
         self.hook_attn_scores = HookPoint()  # [batch, head, query, key], before softmax
         self.hook_pattern = HookPoint()  # [batch, head, query, key]
         self.hook_z = HookPoint()  # [batch, token, head, d_head], as W_O reads it
@@ -105,7 +105,7 @@ class HookedAttention(nn.Module):
         """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""
         mask = None
         if self.hook_mask.has_hooks():
-            mask = self.hook_mask(q.new_zeros(1, 1, 1, k.shape[2]))
+            mask = self.hook_mask(q.new_zeros(1, 1, q.shape[2], k.shape[2]))
         if not (self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()):
             if mask is not None:  # the fused kernels want all rows spelled out
                 mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])

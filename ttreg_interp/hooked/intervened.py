@@ -15,6 +15,11 @@ NamedHook = tuple[str, HookFunction]
 class SupportsHooks(Protocol):
     """Anything that says, for a model, which hooks it needs; `compatible_with` may refuse others."""
 
+    @property
+    def n_added_tokens(self) -> int:
+        """Rows that it adds to the token axis."""
+        ...
+
     def fwd_hooks(self, model: Any) -> list[NamedHook]:
         """TransformerLens hooks, `(hook name, function(activation, hook))`."""
         ...
@@ -36,23 +41,37 @@ def intervened(
     Raises:
         InterventionError: a conflict, a hook name that the model lacks, or a missed hook.
     """
-    for i, intervention in enumerate(interventions):
-        intervention.check_compatible([*active, *interventions[:i]])
-    hooks = [hook for intervention in interventions for hook in intervention.fwd_hooks(model)]
-    _check_names(model, hooks)
+    already_active = len(active)
     fired: Counter[int] = Counter()
     reached: Counter[str] = Counter()
-    counted = [(name, _counting(i, function, fired)) for i, (name, function) in enumerate(hooks)]
-    watched = sorted({_marker(name) for name, _ in hooks} | ({"hook_embed"} if hooks else set()))
-    markers = [(name, _marking(name, reached)) for name in watched]
-    active.extend(interventions)
     try:
+        hooks = _activate(model, active, interventions)
+        counted = [
+            (name, _counting(i, function, fired)) for i, (name, function) in enumerate(hooks)
+        ]
+        watched = sorted(
+            {_marker(name) for name, _ in hooks} | ({"hook_embed"} if hooks else set())
+        )
+        markers = [(name, _marking(name, reached)) for name in watched]
         with model.hooks(fwd_hooks=[*markers, *counted]):
             yield
     finally:
-        del active[len(active) - len(interventions) :]
+        del active[already_active:]
     for i, (name, _) in enumerate(hooks):
         _check_fired(name, fired[i], reached, interventions)
+
+
+def _activate(
+    model: Any, active: list[SupportsHooks], interventions: Sequence[SupportsHooks]
+) -> list[NamedHook]:
+    """The hooks of all, in order; each counts the token rows that those before it add."""
+    hooks: list[NamedHook] = []
+    for intervention in interventions:
+        intervention.check_compatible(active)
+        hooks += intervention.fwd_hooks(model)
+        active.append(intervention)
+    _check_names(model, hooks)
+    return hooks
 
 
 def _marker(name: str) -> str:

@@ -241,6 +241,11 @@ class HookedViT(WeightStacks, HookedRootModule):
         with intervened(self, self._interventions, interventions):
             yield self
 
+    @property
+    def n_added_tokens(self) -> int:
+        """Rows that the interventions of the surrounding `intervened` contexts add."""
+        return sum(intervention.n_added_tokens for intervention in self._interventions)
+
     # ------------------------------------------------------------------ copies
 
     def __deepcopy__(self, memo: dict) -> "HookedViT":
