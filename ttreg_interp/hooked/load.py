@@ -99,6 +99,8 @@ def load(
     request = Request(parsed.name, parsed.checkpoint, parsed.random_seed is not None, size)
     with seeded(parsed.random_seed or 0):
         loaded = source_file(parsed.source).load(request)
+        if request.random:
+            _perturb(loaded.module)
     check_finite_weights(loaded.module, spec)
     model = HookedViT.wrap(loaded.module)
     model.preprocess, model.text, model.spec = loaded.preprocess, loaded.text, str(parsed)
@@ -106,6 +108,13 @@ def load(
     if model.text is not None:
         model.text.module.to(device=device, dtype=dtype)
     return model.eval()
+
+
+@torch.no_grad()
+def _perturb(module: nn.Module) -> None:
+    """Add normal noise of 0.02, so that no bias, gate or head keeps the zeros it starts from."""
+    for parameter in module.parameters():
+        parameter += 0.02 * torch.randn_like(parameter)
 
 
 def check_finite_weights(module: nn.Module, what: str) -> None:
