@@ -1,0 +1,73 @@
+"""Register neurons, test-time registers and attention sinks under TransformerLens hook points.
+
+The names below are the whole surface; each is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ttreg_interp._version import __version__
+
+if TYPE_CHECKING:
+    from ttreg_interp.data.images import images
+    from ttreg_interp.discovery import (
+        FindConfig,
+        OutlierReport,
+        RegisterNeurons,
+        find_outliers,
+        find_register_neurons,
+    )
+    from ttreg_interp.errors import TTRegError
+    from ttreg_interp.hooked import HookedViT, TokenLayout, load, verify
+    from ttreg_interp.interventions import (
+        Empty,
+        ExtraTokens,
+        Intervention,
+        NeuronSet,
+        TestTimeRegister,
+        ZeroNeurons,
+    )
+    from ttreg_interp.metrics.trace import Effect, measure_effect, trace
+
+_HOME = {
+    # a real model under hook points
+    "load": "hooked",
+    "verify": "hooked",
+    "HookedViT": "hooked",
+    "TokenLayout": "hooked",
+    # what may be done to a forward pass
+    "Intervention": "interventions",
+    "Empty": "interventions",
+    "TestTimeRegister": "interventions",
+    "ExtraTokens": "interventions",
+    "ZeroNeurons": "interventions",
+    "NeuronSet": "interventions",
+    # which neurons make the outliers
+    "find_outliers": "discovery",
+    "find_register_neurons": "discovery",
+    "FindConfig": "discovery",
+    "RegisterNeurons": "discovery",
+    "OutlierReport": "discovery",
+    # numbers
+    "trace": "metrics.trace",
+    "measure_effect": "metrics.trace",
+    "Effect": "metrics.trace",
+    # data
+    "images": "data.images",
+    # errors
+    "TTRegError": "errors",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604  (all are strings)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ttreg_interp' has no attribute {name!r}; it has {__all__}")
+    value = getattr(import_module(f"ttreg_interp.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

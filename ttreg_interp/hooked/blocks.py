@@ -79,6 +79,9 @@ class HookedAttention(nn.Module):
         self.hook_q = HookPoint()  # [batch, token, head, d_head]
         self.hook_k = HookPoint()  # [batch, token, head, d_head]
         self.hook_v = HookPoint()  # [batch, token, head, d_head]
+        if parts.rotate is not None:
+            self.hook_rot_q = HookPoint()  # [batch, token, head, d_head], turned by position
+            self.hook_rot_k = HookPoint()  # [batch, token, head, d_head]
         self.hook_mask = HookPoint()  # [batch | 1, head | 1, query, key], added to the scores
         self.hook_attn_scores = HookPoint()  # [batch, head, query, key], before softmax
         self.hook_pattern = HookPoint()  # [batch, head, query, key]
@@ -92,14 +95,19 @@ class HookedAttention(nn.Module):
         q, k, v = self.parts.qkv(x)
         # A hook may lengthen k and v at the front (an attention bias is one key more): rotation
         # and masks count from the end.
-        q, k, v = (
-            rearrange(heads, "batch token head d_head -> batch head token d_head")
-            for heads in (self.hook_q(q), self.hook_k(k), self.hook_v(v))
-        )
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if self.parts.rotate is not None:
-            q, k = self.parts.rotate(q, k, positions)
+            q, k = self._rotated(q, k, positions)
+        q, k, v = (
+            rearrange(x, "batch token head d_head -> batch head token d_head") for x in (q, k, v)
+        )
         z = rearrange(self._mix(q, k, v), "batch head token d_head -> batch token head d_head")
         return self._output(self.hook_z(self._gated(z, x)))
+
+    def _rotated(self, q: Tensor, k: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Queries and keys turned by position; a table of None turns nothing."""
+        q, k = self.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), positions)
+        return self.hook_rot_q(q.transpose(1, 2)), self.hook_rot_k(k.transpose(1, 2))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""

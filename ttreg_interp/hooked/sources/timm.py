@@ -22,13 +22,16 @@ def parts(module: Any) -> ViTParts:
     """Where timm keeps the parts of a VisionTransformer or an Eva."""
     distilled = common.is_instance(module, "timm", "VisionTransformerDistilled")
     is_eva = common.is_instance(module, "timm", "Eva")
+    rotary = is_eva and module.rope is not None
     norm_after_pool = isinstance(module.norm, nn.Identity)
     linear_head = isinstance(module.head, nn.Linear) and not distilled
     return ViTParts(
         family=common.class_name(module),
         embed=partial(_embed, module),
         ln_pre=common.or_none(module.norm_pre),
-        blocks=tuple(_block(block, layer, is_eva) for layer, block in enumerate(module.blocks)),
+        blocks=tuple(
+            _block(block, layer, is_eva, rotary) for layer, block in enumerate(module.blocks)
+        ),
         ln_final=common.or_none(module.fc_norm if norm_after_pool else module.norm),
         norm_after_pool=norm_after_pool,
         pool=(lambda x: x) if distilled else module.pool,
@@ -63,7 +66,7 @@ def _embed(module: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
     return embedded if isinstance(embedded, tuple) else (embedded, None)
 
 
-def _block(block: Any, layer: int, is_eva: bool) -> BlockParts:
+def _block(block: Any, layer: int, is_eva: bool, rotary: bool) -> BlockParts:
     plain = common.is_instance(block, "timm", "Block", "EvaBlock")
     common.require(plain, block, "this kind of block (post-norm, parallel or differential)")
     gammas = (block.gamma_1, block.gamma_2) if is_eva else (block.ls1, block.ls2)
@@ -72,7 +75,7 @@ def _block(block: Any, layer: int, is_eva: bool) -> BlockParts:
     )
     return BlockParts(
         ln1=block.norm1,
-        attn=_attention(block.attn, layer, gamma_1),
+        attn=_attention(block.attn, layer, rotary, gamma_1),
         ln2=block.norm2,
         mlp=_mlp(block.mlp, gamma_2),
     )
@@ -86,7 +89,9 @@ def _gamma(block: Any, name: str, value: Any) -> Callable[[], Tensor] | None:
     return lambda: value.gamma
 
 
-def _attention(attn: Any, layer: int, gamma: Callable[[], Tensor] | None) -> AttentionParts:
+def _attention(
+    attn: Any, layer: int, rotary: bool, gamma: Callable[[], Tensor] | None
+) -> AttentionParts:
     known = common.is_instance(attn, "timm", "Attention", "AttentionRope", "EvaAttention")
     common.require(known, attn, "this attention")
     groups = getattr(attn, "num_kv_groups", 1)
@@ -108,7 +113,7 @@ def _attention(attn: Any, layer: int, gamma: Callable[[], Tensor] | None) -> Att
         qkv_biases=biases,
         out=attn.proj,
         scale=attn.scale,
-        rotate=partial(_rotate, attn, layer),
+        rotate=partial(_rotate, attn, layer) if rotary else None,
         inner_norm=common.or_none(attn.norm),
         gate=None if attn.gate is None else (lambda x: attn.gate(x).sigmoid()),
         gamma=gamma,
@@ -130,8 +135,6 @@ def _rotate(
     attn: Any, layer: int, q: Tensor, k: Tensor, table: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """timm's rotary embedding on the patches, which are the last rows; prefix rows stay."""
-    if table is None:
-        return q, k
     from timm.layers import apply_rot_embed_cat
 
     table = table[layer] if table.ndim == 4 else table  # 'mixed' tables differ by depth
