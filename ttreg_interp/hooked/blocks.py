@@ -220,6 +220,19 @@ class HookedMLP(nn.Module):
         mlp_out = self.parts.out(self.hook_post(post))
         return mlp_out if self.parts.gamma is None else mlp_out * self.parts.gamma()
 
+    def neurons(
+        self, x: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token neuron"]:
+        """What `hook_post` would hold for these inputs; runs no hook.
+
+        Recomputing a few rows is cheaper than holding the neurons of all tokens.
+        """
+        pre, linear = self.parts.project(x)
+        post = self.parts.act(pre)
+        if linear is not None:
+            post = post * linear
+        return post if self.parts.inner_norm is None else self.parts.inner_norm(post)
+
     @property
     def W_in(self) -> Float[Tensor, "d_model neuron"]:
         """Input weights; of a gated MLP, those of the branch without nonlinearity."""
