@@ -111,6 +111,8 @@ class ViTParts:
     """Whether the final norm reads the pooled vector instead of the tokens."""
     unembed: Callable[[], tuple[Tensor, Tensor | None]] | None = None
     """Weight [output, d_model] and bias of a linear `project`; None where it is not linear."""
+    is_classifier: bool = False
+    """Whether the output is logits over classes."""
     n_cls: int = 1
     """Class rows of the layout."""
     n_trained_registers: int = 0

@@ -59,6 +59,7 @@ def _timm_parts(module: Any) -> ViTParts:
         project=lambda pooled: head(trunk.project(pooled)),
         unembed=unembed if len(head) else trunk.unembed,
         reference=module,
+        is_classifier=False,
     )
 
 

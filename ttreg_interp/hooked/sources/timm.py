@@ -40,6 +40,7 @@ def parts(module: Any) -> ViTParts:
         else (lambda pooled: module.head(module.head_drop(pooled))),
         unembed=(lambda: (module.head.weight, module.head.bias)) if linear_head else None,
         reference=module,
+        is_classifier=module.num_classes > 0,
         n_cls=(module.cls_token is not None) + distilled,
         n_trained_registers=module.num_prefix_tokens - (module.cls_token is not None) - distilled,
         image_size=tuple(module.patch_embed.img_size),
