@@ -137,7 +137,7 @@ def _attention_pooled(module: Any, trunk: Trunk, forward: Callable[[Pixels], Any
         return _finish(
             module,
             trunk,
-            lambda tokens: module.head(tokens),
+            module.head,
             lambda pixels: forward(pixels).pooler_output,
         )
     return _finish(module, trunk, _mean, lambda pixels: _mean(forward(pixels).last_hidden_state))

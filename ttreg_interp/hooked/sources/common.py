@@ -1,10 +1,13 @@
 """What several source files need: checks, and the usual ways to hold q, k, v and weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, overload
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ttreg_interp.errors import ArtifactError, UnsupportedModelError
@@ -74,6 +77,10 @@ def split_qkv(
     return qkv
 
 
+@overload
+def three(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def three(tensor: None) -> tuple[None, None, None]: ...
 def three(tensor: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The q, k and v thirds of a fused weight or bias."""
     if tensor is None:
@@ -108,6 +115,29 @@ def seeded(seed: int = 0):
         torch.set_rng_state(state)
 
 
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a local file: safetensors, or what torch saved (`weights_only`: no code runs).
+
+    Raises:
+        ArtifactError: the file holds no state dict, or is damaged.
+    """
+    try:
+        if path.endswith(".safetensors"):
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {str(error)[:120]}). Give a "
+            ".safetensors file, or a state dict saved by torch."
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ArtifactError(
+            f"{path} holds a {type(state).__name__} that is no state dict. Save "
+            "`module.state_dict()` alone, best as .safetensors."
+        )
+    return state
+
+
 def load_weights(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """Load a state dict into `module`, all keys and shapes equal.
 
@@ -115,18 +145,31 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], path: str) -> None
         ArtifactError: the checkpoint is of another architecture; says how it differs.
     """
     own = module.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
     shapes = [
         f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own.keys() & state.keys()
         if own[key].shape != state[key].shape
     ]
+    require_same_keys(module, path, own.keys() - state.keys(), state.keys() - own.keys(), shapes)
+    module.load_state_dict(state)
+
+
+def require_same_keys(
+    module: nn.Module,
+    path: str,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    shapes: Collection[str],
+) -> None:
+    """Refuse weights that are not exactly those of `module`.
+
+    Raises:
+        ArtifactError: there are missing or unexpected keys, or keys of other shapes; names some.
+    """
     if missing or unexpected or shapes:
         raise ArtifactError(
             f"{path} is not a checkpoint of {class_name(module)}: {len(missing)} keys missing "
-            f"(e.g. {missing[:2]}), {len(unexpected)} unexpected (e.g. {unexpected[:2]}), "
-            f"{len(shapes)} of another shape (e.g. {sorted(shapes)[:1]}). Name the architecture that "
-            "the file was saved from."
+            f"(e.g. {sorted(missing)[:2]}), {len(unexpected)} unexpected "
+            f"(e.g. {sorted(unexpected)[:2]}), {len(shapes)} of another shape "
+            f"(e.g. {sorted(shapes)[:1]}). Name the architecture that the file was saved from."
         )
-    module.load_state_dict(state)

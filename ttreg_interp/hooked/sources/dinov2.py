@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,29 +141,33 @@ def load(request: Request) -> Loaded:
         ArtifactError: code or weights out of reach, or a checkpoint of another architecture.
     """
     clone, _, entry = request.name.rpartition("/")
-    from_hub = not (request.random or request.checkpoint)
-    fetch = partial(torch.hub.load, clone, source="local") if clone else partial(
-        torch.hub.load, HUB, trust_repo=True, skip_validation=True
-    )
-    try:
-        module = fetch(entry, pretrained=from_hub)
-    except OSError as error:
-        raise ArtifactError(
-            f"dinov2:{request.name}: {clone or HUB} or its weights are out of reach ({error}). Give "
-            f"a clone, 'dinov2:CLONE/{entry}', and a local file of weights, '@FILE'; timm and "
-            "transformers have the same weights: 'timm:vit_base_patch14_dinov2.lvd142m', "
-            "'hf:facebook/dinov2-base'."
-        ) from None
-    except RuntimeError as error:
+    fetched = _fetch(clone, entry, not (request.random or request.checkpoint))
+    module: Any = tower(fetched)
+    if module is None:
         raise UnsupportedModelError(
-            f"dinov2:{request.name}: {error}. Entries: {', '.join(ENTRIES)}."
-        ) from None
-    if not isinstance(module, nn.Module) or tower(module) is None:
-        raise UnsupportedModelError(
-            f"dinov2:{request.name} returns a {type(module).__name__}, no backbone. Entries: "
+            f"dinov2:{request.name} returns a {type(fetched).__name__}, no backbone. Entries: "
             f"{', '.join(ENTRIES)}."
         )
     if request.checkpoint:
         common.load_weights(module, common.read_weights(request.checkpoint), request.checkpoint)
     size = request.image_size or tuple(module.patch_embed.img_size)
     return Loaded(module.eval(), preprocess(module, size))
+
+
+def _fetch(clone: str, entry: str, pretrained: bool) -> Any:
+    """What torch.hub returns, with errors of one line."""
+    # `trust_repo`: whoever names the source has decided; torch would ask on the terminal.
+    options: dict[str, Any] = {"source": "local"} if clone else {"trust_repo": True}
+    try:
+        return torch.hub.load(clone or HUB, entry, pretrained=pretrained, **options)
+    except OSError as error:
+        raise ArtifactError(
+            f"dinov2:{entry}: {clone or HUB} or its weights are out of reach ({error}). Give a "
+            f"clone, 'dinov2:CLONE/{entry}', and a local file of weights, '@FILE'; timm and "
+            "transformers have the same weights: 'timm:vit_base_patch14_dinov2.lvd142m', "
+            "'hf:facebook/dinov2-base'."
+        ) from None
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"dinov2:{entry}: {error}. Entries: {', '.join(ENTRIES)}."
+        ) from None
