@@ -108,7 +108,7 @@ def test_generic_wide_maps_see_the_sink(seed):
 def test_narrow_maps_have_a_kernel_without_being_projected(seed):
     model = draw(without("rank_deficient", neurons=6, outputs=3), seed=seed)
     readers = torch.cat([model.last.w_in, model.head], dim=1)
-    at = past_onset(model, 8, 14)
+    at = past_onset(model, 12, 18)
     assert torch.linalg.matrix_rank(readers) == 9
     assert (torch.stack([model.u1, model.u2]) @ readers).abs().max() < 1e-12
     assert model.error(at).tolist() == pytest.approx(model.leading_error(at).tolist(), rel=0.01)

@@ -24,7 +24,7 @@ def test_token_form_the_log_error_falls_with_slope_minus_c(setting, seed):
     model = draw(setting, seed=seed)
     x_cls = model.first_block(strengths(1))[0, CLS]
     c = float(x_cls @ (model.u1 + model.u1.norm() ** 2 * model.u2))
-    at = past_onset(model, 8, 14)
+    at = past_onset(model, 12, 18)
     assert model.rate().tolist() == pytest.approx([c], rel=1e-9)
     assert log_slope(model.error(at), at) == pytest.approx(-c, rel=0.01)
 
@@ -35,7 +35,7 @@ def test_gain_form_the_log_error_falls_with_slope_minus_activation_times_alignme
     model = draw(setting, seed=seed)
     x_cls = model.first_block(strengths(1))[0, CLS]
     c = float(model.u1.norm() ** 2 * (x_cls @ model.u2))
-    at = past_onset(model, 8, 14)
+    at = past_onset(model, 12, 18)
     assert model.rate().tolist() == pytest.approx([c], rel=1e-9)
     assert log_slope(model.error(at), at) == pytest.approx(-c, rel=0.01)
 
@@ -44,7 +44,7 @@ def test_gain_form_the_log_error_falls_with_slope_minus_activation_times_alignme
 @given(general_settings(), seeds)
 def test_the_error_is_the_leading_error_with_any_heads_sinks_biases_and_activation(setting, seed):
     model = draw(setting, seed=seed)
-    at = past_onset(model, 8, 12)
+    at = past_onset(model, 12, 18)
     assert model.error(at).tolist() == pytest.approx(model.leading_error(at).tolist(), rel=0.01)
 
 
@@ -89,7 +89,7 @@ def test_every_token_has_its_own_rate():
     rates = [float(model.rate(query=query)) for query in range(4)]
     assert len({round(rate, 6) for rate in rates}) == 4
     for query, rate in enumerate(rates):
-        at = past_onset(model, 8, 14, query=query)
+        at = past_onset(model, 12, 18, query=query)
         assert log_slope(model.error(at, query=query), at) == pytest.approx(-rate, rel=0.01)
 
 
@@ -116,7 +116,7 @@ def test_the_strongest_of_several_sinks_sets_the_rate_and_equal_ones_only_come_e
 def test_token_form_zeroing_the_neuron_slows_the_noop_but_does_not_break_it(setting, seed):
     model = draw(setting, seed=seed)
     c = float(model.first_block(strengths(1), "zeroed")[0, CLS] @ model.u1)
-    at = past_onset(model, 8, 14, neuron="zeroed")
+    at = past_onset(model, 12, 18, neuron="zeroed")
     assert 0 < c < float(model.rate())
     assert log_slope(model.error(at, "zeroed"), at) == pytest.approx(-c, rel=0.01)
 
@@ -135,7 +135,7 @@ def test_gain_form_zeroing_the_neuron_breaks_the_noop(setting, seed):
 @given(plain_settings(form="gain"), seeds)
 def test_gain_form_a_register_takes_the_place_of_the_outlier_at_the_same_rate(setting, seed):
     model = draw(setting, seed=seed)
-    at = past_onset(model, 8, 14, neuron="register")
+    at = past_onset(model, 12, 18, neuron="register")
     x1 = model.first_block(at, "register")
     assert model.rate("register").tolist() == pytest.approx(model.rate().tolist(), rel=1e-9)
     assert log_slope(model.error(at, "register"), at) == pytest.approx(

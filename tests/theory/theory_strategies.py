@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from hypothesis import settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from ttreg_interp.theory.assumptions import Setting, draw
 from ttreg_interp.theory.noop import NoOpModel
-from ttreg_interp.theory.noop_norm import NormSetting, draw_normed
+from ttreg_interp.theory.noop_norm import NormSetting, draw_normed, rate_in_key_gain
 
 law = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
@@ -82,6 +83,12 @@ def past_onset(
     """Strengths at which the sinks lead the other tokens by so many logits, in every head."""
     onset, rate = model.onset(neuron, query), model.rate(neuron, query)
     return torch.stack([(onset + logit / rate).max() for logit in logits])
+
+
+def saturated(setting: NormSetting, seed: int, logits: float = 50) -> NoOpModel:
+    """A model with a norm and a key gain that puts its register so many logits ahead."""
+    key_gain = logits / rate_in_key_gain(draw_normed(setting, seed=seed))
+    return draw_normed(replace(setting, key_gain=key_gain), seed=seed)
 
 
 def strengths(*values: float) -> torch.Tensor:
