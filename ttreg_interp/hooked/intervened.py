@@ -50,7 +50,7 @@ def intervened(
             (name, _counting(i, function, fired)) for i, (name, function) in enumerate(hooks)
         ]
         watched = sorted(
-            {_marker(name) for name, _ in hooks} | ({"hook_embed"} if hooks else set())
+            {_marker(name) for name, _ in hooks} | (_every_forward(model) if hooks else set())
         )
         markers = [(name, _marking(name, reached)) for name in watched]
         with model.hooks(fwd_hooks=[*markers, *counted]):
@@ -83,6 +83,11 @@ def _marker(name: str) -> str:
     )
 
 
+def _every_forward(model: Any) -> set[str]:
+    """Hook points of which every forward reaches one, also one that starts at a later layer."""
+    return {"hook_embed", f"blocks.{model.cfg.n_layers - 1}.hook_resid_pre"}
+
+
 def _counting(index: int, function: HookFunction, fired: Counter) -> HookFunction:
     def counted(activation: Any, hook: Any) -> Any:
         fired[index] += 1
@@ -111,7 +116,7 @@ def _check_names(model: Any, hooks: list[NamedHook]) -> None:
 def _check_fired(
     name: str, fired: int, reached: Counter, interventions: Sequence[SupportsHooks]
 ) -> None:
-    if reached["hook_embed"] == 0:
+    if not reached.total():
         raise InterventionError(
             f"No forward pass reached the hooks of {list(interventions)}: either none ran inside "
             "`intervened`, or a compiled copy of the model ran, which does not see hooks. Run the "

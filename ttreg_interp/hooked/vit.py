@@ -17,7 +17,7 @@ from ttreg_interp.hooked.cache import ViTActivationCache
 from ttreg_interp.hooked.config import HookedViTConfig
 from ttreg_interp.hooked.intervened import SupportsHooks, intervened
 from ttreg_interp.hooked.layout import TokenLayout
-from ttreg_interp.hooked.parts import ViTParts
+from ttreg_interp.hooked.parts import Positions, ViTParts
 from ttreg_interp.hooked.weights import WeightStacks
 
 ReturnType = Literal["output", "tokens", "both"]
@@ -86,42 +86,77 @@ class HookedViT(WeightStacks, HookedRootModule):
 
     def forward(
         self,
-        pixels: Float[Tensor, "batch channel height width"],
+        pixels: Float[Tensor, "batch channel height width"] | Float[Tensor, "batch token d_model"],
         return_type: ReturnType = "output",
         stop_at_layer: int | None = None,
+        *,
+        start_at_layer: int | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> Any:
         """The source's output, or its tokens.
 
         Args:
-            pixels: preprocessed images.
+            pixels: preprocessed images; with `start_at_layer`, what `stop_at_layer` returned.
             return_type: 'output' (logits or embedding, [batch, output]), 'tokens' (after the
                 final norm where it reads tokens, [batch, token, d_model], without test-time
                 registers), or 'both' as a pair.
             stop_at_layer: return the residual stream before this block (all rows); negative
                 numbers count from the end.
+            start_at_layer: go on from the residual stream before this block (all rows); nothing
+                before it runs, hooks included.
+            image_size: height and width of the images that a residual stream came from, where
+                not the model's own.
 
         Raises:
             LayoutError: an image size that the model does not take.
         """
-        layout = self.layout(pixels.shape)
-        x, positions = self.parts.embed(pixels)
-        x = self.hook_embed(x)
-        x = self.hook_full_embed(x if self.parts.ln_pre is None else self.ln_pre(x))
-        for block in self.blocks[: self._stop(stop_at_layer)]:
+        shape = self._pixels_shape(pixels, start_at_layer, image_size)
+        layout = self.layout(shape)
+        if start_at_layer is None:
+            x, positions = self._embed(pixels)
+        else:
+            x, positions = pixels, self._positions(pixels, shape)
+        for block in self.blocks[self._span(start_at_layer, stop_at_layer)]:
             x = block(x, positions)
         if stop_at_layer is not None:
             return x
         return self._read(x, layout.of_length(x.shape[1]), return_type)
 
-    def _stop(self, stop_at_layer: int | None) -> int:
+    def _embed(self, pixels: Tensor) -> tuple[Tensor, Positions]:
+        x, positions = self.parts.embed(pixels)
+        x = self.hook_embed(x)
+        return self.hook_full_embed(x if self.parts.ln_pre is None else self.ln_pre(x)), positions
+
+    def _pixels_shape(
+        self, x: Tensor, start_at_layer: int | None, image_size: tuple[int, int] | None
+    ) -> tuple[int, ...]:
+        """Shape of the images that `x` is, or came from."""
+        if start_at_layer is None:
+            return x.shape
+        return (len(x), self.parts.n_channels, *(image_size or self.image_size))
+
+    def _positions(self, residual: Tensor, shape: tuple[int, ...]) -> Positions:
+        """Rotary tables depend on the size of the images alone: one blank image tells them."""
+        if self.blocks[0].attn.parts.rotate is None:
+            return None
+        return self.parts.embed(residual.new_zeros(1, *shape[1:]))[1]
+
+    def _span(self, start_at_layer: int | None, stop_at_layer: int | None) -> slice:
         n_layers = len(self.blocks)
+        start = 0 if start_at_layer is None else start_at_layer
         stop = n_layers if stop_at_layer is None else stop_at_layer
-        if not -n_layers <= stop <= n_layers:
+        for argument, layer in (("start_at_layer", start), ("stop_at_layer", stop)):
+            if not -n_layers <= layer <= n_layers:
+                raise LayoutError(
+                    f"{argument}={layer}: this model has {n_layers} blocks, so "
+                    f"{-n_layers} to {n_layers} are possible."
+                )
+        span = slice(*(layer + n_layers if layer < 0 else layer for layer in (start, stop)))
+        if span.start > span.stop:
             raise LayoutError(
-                f"stop_at_layer={stop_at_layer}: this model has {n_layers} blocks, so "
-                f"{-n_layers} to {n_layers} are possible."
+                f"start_at_layer={start_at_layer} lies behind stop_at_layer={stop_at_layer}."
             )
-        return stop + n_layers if stop < 0 else stop
+        return span
 
     def _read(self, x: Tensor, layout: TokenLayout, return_type: ReturnType) -> Any:
         """Final norm, pooling and head; test-time registers are seen by none of the readers."""
@@ -214,19 +249,24 @@ class HookedViT(WeightStacks, HookedRootModule):
     ) -> Any:
         """The output and a ViTActivationCache (a plain dict if `return_cache_object` is False).
 
-        Arguments are those of `HookedRootModule.run_with_cache`; `stop_at_layer` and
-        `return_type` go to the forward. The cache's `layout` tells its token rows, test-time
-        registers included.
+        Arguments are those of `HookedRootModule.run_with_cache`; `stop_at_layer`,
+        `start_at_layer`, `image_size` and `return_type` go to the forward. The cache's `layout`
+        tells its token rows, test-time registers included.
         """
+        start, size = kwargs.get("start_at_layer"), kwargs.get("image_size")
+        first = min(self._span(start, None).start, len(self.blocks) - 1)
         n_tokens: list[int] = []
-        count = ("blocks.0.hook_resid_pre", lambda resid, hook: n_tokens.append(resid.shape[1]))
+        count = (
+            f"blocks.{first}.hook_resid_pre",
+            lambda resid, hook: n_tokens.append(resid.shape[1]),
+        )
         with self.hooks(fwd_hooks=[count]):
             output, cache = super().run_with_cache(
                 *model_args, remove_batch_dim=remove_batch_dim, **kwargs
             )
         if not return_cache_object:
             return output, cache
-        layout = self.layout(model_args[0].shape)
+        layout = self.layout(self._pixels_shape(model_args[0], start, size))
         layout = layout.of_length(n_tokens[0]) if n_tokens else layout
         return output, ViTActivationCache(cache, self, layout, has_batch_dim=not remove_batch_dim)
 
