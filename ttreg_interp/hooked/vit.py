@@ -63,6 +63,7 @@ class HookedViT(WeightStacks, HookedRootModule):
         self.hook_out = HookPoint()  # [batch, output]
         self.setup()  # before the source joins: TransformerLens names modules by writing on them
         self.source = source
+        self.train(source.training)
         self._name = name or type(source).__name__
         self._interventions: list[SupportsHooks] = []
 

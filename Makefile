@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up .venv by itself, once.
+PYTHON ?= python3
+BIN := .venv/bin
+# Spinning threads on a busy machine can be many times slower than one thread.
+export OMP_WAIT_POLICY ?= PASSIVE
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export WANDB_MODE ?= disabled
+
+.PHONY: demo test setup lint clean
+
+demo: setup
+	$(BIN)/ttreg demo --out demo_out
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest -q -n 2 --dist loadfile
+
+setup: .venv/.ready
+
+# Made anew when the dependencies change.
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test
+	touch .venv/.ready
+
+lint: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv demo_out .pytest_cache .ruff_cache .hypothesis
