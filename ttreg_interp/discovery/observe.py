@@ -1,0 +1,140 @@
+"""One forward pass up to the detection layer: which tokens are outliers, and what made them."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ttreg_interp.discovery.capture import mlp_inputs, residual_norms, token_norms
+from ttreg_interp.discovery.priors import blank_embedding, neighbour_similarity
+from ttreg_interp.discovery.stream import Batch
+from ttreg_interp.discovery.survey import Detection, candidate_rows
+from ttreg_interp.hooked.layout import TokenLayout
+
+N_ORDINARY = 8
+"""Ordinary tokens drawn per image, to compare outliers with."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one batch shows up to the detection layer."""
+
+    outliers: Bool[Tensor, "batch token"]
+    """Candidate tokens above the threshold."""
+    cls_above: Bool[Tensor, " batch"]
+    """Whether a [CLS] row exceeds the threshold."""
+    resid: Float[Tensor, "batch token d_model"]
+    """The residual stream at the detection layer."""
+    inputs: dict[int, Float[Tensor, "batch token d_model"]]
+    """What the MLP of each searched layer reads."""
+    similarity: Float[Tensor, "batch patch"]
+    """How much each patch is like its neighbours."""
+    quiet: dict[int, Bool[Tensor, "batch neuron"]]
+    """Neurons that pass the sparsity filter, by layer; empty without that filter."""
+    layout: TokenLayout
+    """Of the token axis."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Runs batches and reads what discovery needs, at about the cost of the forward pass."""
+
+    model: Any
+    """A HookedViT, under interventions or not."""
+    detection: Detection
+    """How outliers are told."""
+    layers: range
+    """Layers whose neurons are looked at; empty to count outliers only."""
+    sparsity_filter: bool = False
+    """Whether to read all neurons on all tokens for the reference's filter."""
+
+    def __call__(self, batch: Batch, blank: Float[Tensor, "token d_model"]) -> Observation:
+        """Run one batch.
+
+        Args:
+            batch: the images.
+            blank: the embedding of an image of zeros.
+
+        Raises:
+            ContractError: NaN or inf; names the layer.
+        """
+        kept: dict[str, Tensor] = {}
+        quiet: dict[int, Tensor] = {}
+        last = self.detection.detect_layer
+        hooks = [
+            (f"blocks.{last}.hook_resid_post", partial(_keep, kept, "resid")),
+            ("hook_embed", partial(self._compare_neighbours, kept, blank, batch)),
+        ]
+        if self.sparsity_filter:
+            hooks += [(f"blocks.{i}.mlp.hook_post", _quiet_reader(quiet, i)) for i in self.layers]
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            inputs = stack.enter_context(mlp_inputs(self.model, self.layers))
+            stack.enter_context(self.model.hooks(fwd_hooks=hooks))
+            self.model(batch.pixels, stop_at_layer=last + 1)
+        return self._observed(batch, kept, inputs, quiet)
+
+    def _observed(
+        self, batch: Batch, kept: dict[str, Tensor], inputs: dict[int, Tensor], quiet: dict
+    ) -> Observation:
+        norms = token_norms(kept["resid"])
+        if not torch.isfinite(norms).all():
+            residual_norms(self.model, batch.pixels)  # names the layer
+        layout = self.model.layout(batch.pixels.shape).of_length(norms.shape[1])
+        above = norms > self.detection.threshold.value
+        candidate = torch.zeros_like(above)
+        candidate[:, candidate_rows(layout, self.detection.candidates)] = True
+        return Observation(
+            outliers=above & candidate,
+            cls_above=above[:, layout.cls].any(dim=1),
+            resid=kept["resid"],
+            inputs=inputs,
+            similarity=kept["similarity"],
+            quiet=quiet,
+            layout=layout,
+        )
+
+    def _compare_neighbours(
+        self, kept: dict, blank: Tensor, batch: Batch, embed: Tensor, hook: Any
+    ) -> None:
+        layout = self.model.layout(batch.pixels.shape)
+        patches = layout.grid(embed.detach() - blank, token_axis=1)
+        kept["similarity"] = neighbour_similarity(patches).flatten(1)
+
+    def blank(self, batch: Batch) -> Float[Tensor, "token d_model"]:
+        """The embedding of an image of zeros, of the size of this batch's images."""
+        return blank_embedding(self.model, batch.pixels)
+
+
+def _keep(kept: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> None:
+    kept[name] = activation.detach()
+
+
+def _quiet_reader(quiet: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    def read(post: Tensor, hook: Any) -> None:
+        # the authors' filter, with their default numbers
+        quiet[layer] = (post < 0.5).float().mean(dim=1) >= 0.5
+
+    return read
+
+
+def draw_ordinary(
+    outliers: Bool[Tensor, "batch token"],
+    layout: TokenLayout,
+    index: Int[Tensor, " batch"],
+    seed: int,
+) -> Bool[Tensor, "batch token"]:
+    """A few patches that are no outliers, drawn for each image from its number and the seed."""
+    ordinary = torch.zeros_like(outliers)
+    free = ~outliers[:, layout.patches]
+    for row, number in enumerate(index.tolist()):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        order = torch.randperm(layout.n_patches, generator=generator).to(free.device)
+        drawn = order[free[row, order]][:N_ORDINARY]
+        ordinary[row, layout.patches.start + drawn] = True
+    return ordinary

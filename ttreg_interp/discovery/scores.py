@@ -1,0 +1,216 @@
+"""Scores of neurons: how much each one has to do with the outliers. One pass gives all of them.
+
+Only sums over images are kept, five numbers a neuron; memory does not grow with the images.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ttreg_interp.discovery.config import Score
+from ttreg_interp.discovery.exact import ExactSums
+from ttreg_interp.discovery.observe import Observation, Observer, draw_ordinary
+from ttreg_interp.discovery.priors import tally
+from ttreg_interp.discovery.stream import Batch
+from ttreg_interp.errors import DataError
+
+STATISTICS = ("abs", "signed", "ordinary", "square", "projection")
+
+
+@dataclass(frozen=True)
+class NeuronScores:
+    """All scores of all searched neurons; means over the images that have outliers."""
+
+    statistics: dict[str, Float[Tensor, "layer neuron"]]
+    """Means of |a| and a at outliers, a at ordinary tokens, a^2 over both, and the projection."""
+    layers: range
+    """The layers of the first axis."""
+    row_norms: Float[Tensor, "layer neuron"]
+    """Norms of the neurons' output rows."""
+    direction: Float[Tensor, " d_model"]
+    """Mean unit vector from the ordinary tokens to the outliers."""
+    excess: float
+    """Mean distance of outliers from the ordinary tokens, in units of the residual stream."""
+    n_images: int
+    """Images with outliers."""
+
+    def score(self, name: Score) -> Float[Tensor, "layer neuron"]:
+        """One score of every neuron.
+
+            abs           mean_t |a_t|                                   t: outliers of an image
+            signed        mean_t a_t
+            contrast      (mean_t a_t - mean_o a_o) / std of both        o: ordinary patches
+            contribution  abs x |W_out|
+            projection    mean_t (a_t - mean_o a_o) (W_out . r_t),  r_t = (x_t - mean_o x_o) / |...|
+
+        Means run over the outliers of an image, then over images. Projections of everything that
+        writes to the residual stream add up to the outliers' distance from ordinary tokens, so a
+        projection over `excess` is the share of an outlier that the neuron wrote.
+
+        Source:
+            arXiv 2506.08010, Algorithm 1 (signed); the authors' code (abs).
+        """
+        mean = self.statistics
+        if name == "contribution":
+            return mean["abs"] * self.row_norms
+        if name == "contrast":
+            centre = (mean["signed"] + mean["ordinary"]) / 2
+            variance = (mean["square"] - centre.square()).clamp_min(1e-12)
+            return (mean["signed"] - mean["ordinary"]) / variance.sqrt()
+        if name not in mean:
+            raise DataError(
+                f"The score is one of abs, signed, contrast, contribution, projection; found {name!r}."
+            )
+        return mean[name]
+
+    def ranking(self, name: Score, layers: range | None = None) -> list[tuple[int, int, float]]:
+        """(layer, neuron, score) of all searched neurons, best first; ties by layer and neuron."""
+        scores = self.score(name)
+        searched = [i for i, layer in enumerate(self.layers) if layers is None or layer in layers]
+        flat = scores[searched].flatten()
+        order = flat.argsort(descending=True, stable=True)
+        n_neurons = scores.shape[1]
+        return [
+            (self.layers[searched[place // n_neurons]], place % n_neurons, value)
+            for place, value in zip(order.tolist(), flat[order].tolist(), strict=True)
+        ]
+
+    def layer_share(self) -> Float[Tensor, " layer"]:
+        """Share of the outliers' excess that the neurons of each layer wrote."""
+        return self.statistics["projection"].sum(dim=1) / max(self.excess, 1e-12)
+
+
+def score_neurons(
+    observer: Observer, batches: Iterable[Batch], seed: int = 0, sums: ExactSums | None = None
+) -> ExactSums:
+    """Run the images and add up what the scores are made of.
+
+    Args:
+        observer: model, detection and layers.
+        batches: the images.
+        seed: of the draw of ordinary tokens.
+        sums: sums to go on with.
+
+    Returns:
+        Sums for `read_scores` and `read_priors`.
+
+    Raises:
+        ContractError: NaN or inf; names the layer.
+    """
+    sums = ExactSums() if sums is None else sums
+    for batch in batches:
+        add_batch(sums, observer, batch, seed)
+    return sums
+
+
+def add_batch(sums: ExactSums, observer: Observer, batch: Batch, seed: int) -> None:
+    """Run one batch and add what it shows to the sums."""
+    seen = observer(batch, observer.blank(batch))
+    tally(sums, seen.outliers, seen.layout, seen.similarity, seen.cls_above)
+    some = seen.outliers.any(dim=1)
+    sums.count("images", some.sum())
+    if not len(observer.layers) or not some.any():
+        return
+    tokens = ChosenTokens.of(seen, draw_ordinary(seen.outliers, seen.layout, batch.index, seed))
+    sums.add("excess", tokens.excess().sum())
+    sums.add("direction", (tokens.share @ tokens.away).sum(dim=0))
+    layers = [
+        layer_statistics(observer.model.blocks[layer].mlp, seen, tokens, layer)
+        for layer in observer.layers
+    ]
+    for name in STATISTICS:
+        sums.add(name, torch.stack([layer[name].sum(dim=0) for layer in layers]))
+
+
+@dataclass(frozen=True)
+class ChosenTokens:
+    """The outliers of a batch and the ordinary tokens they are compared with, as flat rows."""
+
+    outlier_at: tuple[Int[Tensor, " outlier"], Int[Tensor, " outlier"]]
+    """Image and token of each outlier."""
+    ordinary_at: tuple[Int[Tensor, " ordinary"], Int[Tensor, " ordinary"]]
+    """Image and token of each ordinary one."""
+    share: Float[Tensor, "batch outlier"]
+    """Weights that take the mean over the outliers of each image."""
+    ordinary_share: Float[Tensor, "batch ordinary"]
+    """The same over ordinary tokens."""
+    away: Float[Tensor, "outlier d_model"]
+    """Unit vectors from the ordinary tokens of the image to the outlier."""
+    distance: Float[Tensor, " outlier"]
+    """How far that is."""
+
+    @classmethod
+    def of(cls, seen: Observation, ordinary: Tensor) -> "ChosenTokens":
+        ordinary = ordinary & seen.outliers.any(dim=1, keepdim=True)
+        at, ordinary_at = seen.outliers.nonzero(as_tuple=True), ordinary.nonzero(as_tuple=True)
+        share, ordinary_share = (
+            _mean_weights(seen.outliers, at),
+            _mean_weights(ordinary, ordinary_at),
+        )
+        resid = seen.resid.float()
+        away = resid[at] - (ordinary_share @ resid[ordinary_at])[at[0]]
+        distance = away.norm(dim=-1)
+        away = away / distance.clamp_min(1e-12)[:, None]
+        return cls(at, ordinary_at, share, ordinary_share, away, distance)
+
+    def excess(self) -> Float[Tensor, " batch"]:
+        """Mean distance of each image's outliers from its ordinary tokens."""
+        return self.share @ self.distance
+
+
+def _mean_weights(mask: Tensor, at: tuple[Tensor, Tensor]) -> Float[Tensor, "batch chosen"]:
+    images = torch.arange(len(mask), device=mask.device)
+    count = mask.sum(dim=1).clamp_min(1)
+    return (at[0][None] == images[:, None]) / count[:, None].float()
+
+
+def layer_statistics(
+    mlp: Any, seen: Observation, tokens: ChosenTokens, layer: int
+) -> dict[str, Float[Tensor, "batch neuron"]]:
+    """The statistics of one layer's neurons for every image, zero where it has no outliers."""
+    inputs = seen.inputs[layer]
+    on = mlp.neurons(inputs[tokens.outlier_at][None])[0].float()
+    off = mlp.neurons(inputs[tokens.ordinary_at][None])[0].float()
+    ordinary = tokens.ordinary_share @ off
+    along = tokens.away.to(mlp.W_out.dtype) @ mlp.W_out.T
+    beyond = on - ordinary[tokens.outlier_at[0]]
+    square = (tokens.share @ on.square() + tokens.ordinary_share @ off.square()) / 2
+    found = {
+        "abs": tokens.share @ on.abs(),
+        "signed": tokens.share @ on,
+        "ordinary": ordinary,
+        "square": square,
+        "projection": tokens.share @ (beyond * along.float()),
+    }
+    if layer in seen.quiet:
+        found = {name: value * seen.quiet[layer] for name, value in found.items()}
+    return found
+
+
+def read_scores(model: Any, layers: range, sums: ExactSums) -> NeuronScores:
+    """Means over images, from the sums of `score_neurons`.
+
+    Raises:
+        DataError: no image had an outlier, so there is no mean.
+    """
+    n_images = sums.whole("images")
+    if not n_images:
+        raise DataError(
+            "No image has an outlier at this threshold, so no neuron has a score. Lower the "
+            "threshold or give other images; find_outliers shows the norms."
+        )
+    direction = sums["direction"] / n_images
+    return NeuronScores(
+        statistics={name: sums[name] / n_images for name in STATISTICS},
+        layers=layers,
+        row_norms=torch.stack(
+            [model.blocks[i].mlp.W_out.detach().double().norm(dim=1).cpu() for i in layers]
+        ),
+        direction=direction / direction.norm().clamp_min(1e-12),
+        excess=float(sums["excess"]) / n_images,
+        n_images=n_images,
+    )
