@@ -114,7 +114,10 @@ DATA = labelled(0)
     ("call", "message"),
     [
         (lambda: topk_correct(DATA.features, DATA.labels, 7), r"k lies in 1 .. 6 .*; found 7"),
-        (lambda: topk_correct(DATA.features, DATA.labels + 3), "Labels lie in 0 .. 5; found 6"),
+        (
+            lambda: topk_correct(DATA.features, DATA.labels + 3),
+            "labels holds class 6; the classes are 0 .. 5",
+        ),
         (lambda: topk_correct(DATA.features / 0, DATA.labels), "logits of shape .* NaN"),
         (lambda: Labelled(DATA.features, DATA.labels[:3]), "Found 40 features and 3 labels"),
         (lambda: Labelled(DATA.features, DATA.labels - 1), "Classes count from 0; found label -1"),

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from ttreg_interp.errors import DataError
@@ -67,4 +67,13 @@ def check_finite(tensor: Shaped[Tensor, "*any"], name: str) -> None:
         raise DataError(
             f"{name} of shape {tuple(tensor.shape)} has {int(broken.sum())} NaN or infinite entries, "
             f"the first at {place}; find what made them, or run in a wider dtype."
+        )
+
+
+def check_classes(ids: Int[Tensor, "*any"], classes: int, name: str) -> None:
+    """Raise unless every id is one of the classes."""
+    outside = ids[(ids < 0) | (ids >= classes)]
+    if len(outside):
+        raise DataError(
+            f"{name} holds class {int(outside[0])}; the classes are 0 .. {classes - 1}."
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ttreg_interp.errors import DataError
-from ttreg_interp.metrics._values import check_finite
+from ttreg_interp.metrics._values import check_classes, check_finite
 
 _CHUNK = 2**26
 """Similarities held at once by the nearest neighbours: 512 MB in float64."""
@@ -80,9 +80,7 @@ def topk_correct(
     classes = logits.shape[1]
     if not 1 <= k <= classes:
         raise DataError(f"k lies in 1 .. {classes} (the classes); found {k}.")
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if len(outside):
-        raise DataError(f"Labels lie in 0 .. {classes - 1}; found {int(outside[0])}.")
+    check_classes(labels, classes, "labels")
     own = logits.gather(1, labels[:, None].long())
     earlier = torch.arange(classes, device=logits.device) < labels[:, None]
     return ((logits > own) | ((logits == own) & earlier)).sum(dim=1) < k
