@@ -111,6 +111,8 @@ class HookedViT(WeightStacks, HookedRootModule):
         Raises:
             LayoutError: an image size that the model does not take.
         """
+        if torch.compiler.is_dynamo_compiling():
+            self._guard_hooks()
         shape = self._pixels_shape(pixels, start_at_layer, image_size)
         layout = self.layout(shape)
         if start_at_layer is None:
@@ -122,6 +124,15 @@ class HookedViT(WeightStacks, HookedRootModule):
         if stop_at_layer is not None:
             return x
         return self._read(x, layout.of_length(x.shape[1]), return_type)
+
+    def _guard_hooks(self) -> None:
+        """Look at every hook point, so that `torch.compile` notices when hooks come or go.
+
+        Its own guards leave hooks out (`torch._dynamo.config.skip_nnmodule_hook_guards`): what is
+        compiled without hooks would silently go on without them.
+        """
+        for point in self.hook_dict.values():
+            point.has_hooks()
 
     def _embed(self, pixels: Tensor) -> tuple[Tensor, Positions]:
         x, positions = self.parts.embed(pixels)
