@@ -36,7 +36,9 @@ def _commands() -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
     command = tyro.cli(
         _commands(),
         prog="ttreg",

@@ -21,6 +21,10 @@ class Apply(ModelOptions, ImageOptions):
     """Added tokens."""
     semantics: Literal["paper", "reference"] = "paper"
     """'paper': per-neuron maximum, Algorithm 2. 'reference': as the authors' code computes it."""
+    batch_size: int = 8
+    """Images of one forward pass."""
+    workers: int = 0
+    """Processes that decode images."""
     n_examples: int = 4
     """Of how many images to draw maps."""
     force: bool = False
@@ -71,11 +75,16 @@ class Apply(ModelOptions, ImageOptions):
             "model": model.spec,
             "weights_hash": weights_hash(model.source),
             "image_size": list(model.image_size),
-            "images": {"digest": source.digest(), "skipped": [str(skip) for skip in source.skipped]},
+            "images": {
+                "digest": source.digest(),
+                "skipped": [str(skip) for skip in source.skipped],
+            },
             "versions": versions(),
         }
 
-    def _write(self, model: Any, source: Any, intervention: Any, effect: Any, summary: dict) -> None:
+    def _write(
+        self, model: Any, source: Any, intervention: Any, effect: Any, summary: dict
+    ) -> None:
         from ttreg_interp.interventions import Empty
         from ttreg_interp.report.figures import before_after_figure, layer_curves_figure
         from ttreg_interp.report.html import write_report

@@ -40,7 +40,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Which images, and how they are fed."""
+    """Which images."""
 
     images: Path
     """A folder (searched with its sub-folders), one image, or a .txt file of paths."""
@@ -48,10 +48,6 @@ class ImageOptions:
     """Use at most so many images."""
     subset_seed: int | None = None
     """With --limit: draw the images at random with this seed instead of taking the first ones."""
-    batch_size: int = 8
-    """Images in one forward pass."""
-    workers: int = 0
-    """Processes that decode images."""
 
     def open(self) -> Any:
         """The image source."""

@@ -9,6 +9,7 @@ EXAMPLES = {
     "timm": "timm:vit_base_patch14_dinov2.lvd142m",
     "dinov2": "dinov2:dinov2_vitl14",
     "hf": "hf:facebook/dinov2-large",
+    "testbed": "testbed:planted",
 }
 
 
@@ -26,6 +27,7 @@ class Models:
         families = table("Model families", "source", "classes", "example")
         for column in families.columns:
             column.justify = "left"
+        families.columns[2].no_wrap = True
         for source, classes in FAMILIES.items():
             families.add_row(source, classes, EXAMPLES[source])
         notes = (
@@ -33,6 +35,9 @@ class Models:
             "download.\n`ttreg verify MODEL` checks one; an object in hand goes through "
             "HookedViT.wrap(module)."
         )
-        body = {source: {"classes": FAMILIES[source], "example": EXAMPLES[source]} for source in FAMILIES}
+        body = {
+            source: {"classes": FAMILIES[source], "example": EXAMPLES[source]}
+            for source in FAMILIES
+        }
         emit(body, self.json, families, notes)
         return 0

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ttreg_interp.errors import ArtifactError, ContractError, UnsupportedModelError
-from ttreg_interp.hooked.sources import SOURCES, Request, source_file
+from ttreg_interp.hooked.sources import SOURCES, Loaded, Request, source_file
 from ttreg_interp.hooked.sources.common import seeded
 from ttreg_interp.hooked.vit import HookedViT
 
@@ -98,7 +98,7 @@ def load(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     request = Request(parsed.name, parsed.checkpoint, parsed.random_seed is not None, size)
     with seeded(parsed.random_seed or 0):
-        loaded = source_file(parsed.source).load(request)
+        loaded = _from_source(parsed, request)
         if request.random:
             _perturb(loaded.module)
     check_finite_weights(loaded.module, spec)
@@ -108,6 +108,17 @@ def load(
     if model.text is not None:
         model.text.module.to(device=device, dtype=dtype)
     return model.eval()
+
+
+def _from_source(spec: ModelSpec, request: Request) -> Loaded:
+    try:
+        return source_file(spec.source).load(request)
+    except ModuleNotFoundError as error:
+        extra = {"open_clip": "openclip", "timm": "timm", "testbed": "demo"}.get(spec.source, "all")
+        raise UnsupportedModelError(
+            f"{spec} needs the package {error.name!r}, which is not installed: "
+            f"pip install 'ttreg-interp[{extra}]'."
+        ) from None
 
 
 @torch.no_grad()

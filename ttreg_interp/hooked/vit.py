@@ -78,10 +78,12 @@ class HookedViT(WeightStacks, HookedRootModule):
         Raises:
             UnsupportedModelError: no source file knows the class; names the nearest families.
         """
-        from ttreg_interp.hooked.sources import parts_of
+        from ttreg_interp.hooked.sources import default_preprocess, parts_of
 
         source, parts = parts_of(module)
-        return cls(source, parts)
+        model = cls(source, parts)
+        model.preprocess = default_preprocess(source, parts.image_size)
+        return model
 
     # ------------------------------------------------------------------ forward
 

@@ -26,6 +26,7 @@ SOURCES = {
     "timm": "timm",
     "dinov2": "dinov2",
     "hf": "transformers",
+    "testbed": "testbed",
 }
 """Prefix of a model spec -> source file."""
 
@@ -37,6 +38,7 @@ FAMILIES = {
         "ViT, DeiT, CLIPVision, CLIPModel, Siglip(2)Vision, Dinov2, Dinov2WithRegisters, DINOv3ViT, "
         "InternVLVision, and LLaVA-style models around one of these"
     ),
+    "testbed": "planted, clean: embedded models of known register neurons",
 }
 """What each source file knows, as errors and `ttreg models` print it."""
 
@@ -87,29 +89,35 @@ def parts_of(module: nn.Module) -> tuple[nn.Module, ViTParts]:
     Raises:
         UnsupportedModelError: no source file knows the class.
     """
+    file, tower = _claimed(module)
+    return tower, file.parts(tower)
+
+
+def default_preprocess(
+    module: nn.Module, image_size: tuple[int, int]
+) -> Callable[[Any], Tensor] | None:
+    """The preprocessing that an object in hand tells of, else None.
+
+    Raises:
+        UnsupportedModelError: no source file knows the class.
+    """
+    file, tower = _claimed(module)
+    return file.preprocess(tower, image_size)
+
+
+def _claimed(module: nn.Module) -> tuple[ModuleType, nn.Module]:
+    """The source file that knows `module`, and the vision tower that it sees there."""
     for prefix in SOURCES:
         file = source_file(prefix)
         tower = file.tower(module)
         if tower is not None:
-            return tower, file.parts(tower)
+            return file, tower
     known = "\n".join(f"  {prefix}: {classes}" for prefix, classes in FAMILIES.items())
     raise UnsupportedModelError(
         f"No source file knows {type(module).__module__}.{type(module).__name__}. Supported:\n"
         f"{known}\nThe nearest is {_nearest(module)}. To add yours, write a source file of about 40 "
         "lines: docs/how-to/add-a-model.md."
     )
-
-
-def default_preprocess(
-    module: nn.Module, image_size: tuple[int, int]
-) -> Callable[[Any], Tensor] | None:
-    """The preprocessing that an object in hand tells of, else None."""
-    for prefix in SOURCES:
-        file = source_file(prefix)
-        tower = file.tower(module)
-        if tower is not None:
-            return file.preprocess(tower, image_size)
-    return None
 
 
 def _nearest(module: nn.Module) -> str:
