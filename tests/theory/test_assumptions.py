@@ -103,7 +103,7 @@ def test_generic_wide_maps_see_the_sink(seed):
     assert float(error[1] / error[0]) == pytest.approx(10, rel=0.01)
 
 
-@law
+@few
 @given(seed=seeds)
 def test_narrow_maps_have_a_kernel_without_being_projected(seed):
     model = draw(without("rank_deficient", neurons=6, outputs=3), seed=seed)

@@ -117,7 +117,11 @@ def test_token_form_zeroing_the_neuron_slows_the_noop_but_does_not_break_it(sett
     model = draw(setting, seed=seed)
     c = float(model.first_block(strengths(1), "zeroed")[0, CLS] @ model.u1)
     at = past_onset(model, 12, 18, neuron="zeroed")
+    towards_u1 = model.u1 / model.u1.norm() + model.u1.norm() * model.u2
     assert 0 < c < float(model.rate())
+    assert float(model.rate("zeroed") / model.rate()) == pytest.approx(
+        float(1 / towards_u1.square().sum())
+    )
     assert log_slope(model.error(at, "zeroed"), at) == pytest.approx(-c, rel=0.01)
 
 
