@@ -5,45 +5,48 @@ commute; an empty one is bit-identical; nothing is edited in place; leaving a co
 model, also after an exception.
 """
 
-import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ttreg_interp.errors import ArtifactError, InterventionError
+from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.intervened import NamedHook
+from ttreg_interp.interventions.frame import Frame
+from ttreg_interp.interventions.neuron_set import NeuronSet
+from ttreg_interp.interventions.value import Value
 
-SCHEMA = "intervention/1"
 
-
-class Intervention(ABC):
+class Intervention(Value):
     """One thing to do to a forward pass; a frozen dataclass with plain fields.
 
     A concrete kind says its hooks in `_hooks` and itself in words in `describe`.
     """
-
-    kinds: ClassVar[dict[str, type["Intervention"]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        Intervention.kinds[cls.__name__] = cls
 
     @property
     def n_added_tokens(self) -> int:
         """Rows that it adds to the token axis."""
         return 0
 
-    @abstractmethod
-    def describe(self) -> str:
-        """What it does, in words."""
+    @property
+    def moved_neurons(self) -> NeuronSet:
+        """Neurons whose strongest activation it looks for and moves to other tokens."""
+        return NeuronSet()
+
+    @property
+    def overwritten_neurons(self) -> NeuronSet:
+        """Neurons of which it leaves nothing on any token."""
+        return NeuronSet()
 
     @abstractmethod
-    def _hooks(self, model: Any, first_row: int) -> list[NamedHook]:
-        """Its hooks; rows that it adds stand at `first_row` of the token axis."""
+    def _hooks(self, frame: Frame) -> list[NamedHook]:
+        """Its hooks on the model of `frame`."""
 
     def fwd_hooks(self, model: Any) -> list[NamedHook]:
         """Plain TransformerLens hooks: `(hook name, function(activation, hook))`.
+
+        They are for `model.run_with_hooks` and its kin. What already runs in a surrounding
+        `model.intervened` does not learn of tokens that plain hooks add; nest `intervened` for that.
 
         Args:
             model: a hooked model; rows added by what it already runs under are counted.
@@ -51,14 +54,19 @@ class Intervention(ABC):
         Raises:
             InterventionError: it does not fit the model (layer, neuron, head, grid).
         """
-        return self._hooks(model, model.layout().n_prefix + model.n_added_tokens)
+        return self._hooks(Frame.of(model, self.n_added_tokens))
 
-    def check_compatible(self, others: Items[Any]) -> None:  # noqa: B027  (most kinds have none)
-        """Refuse to run together with `others`; only kinds with a conflict override this.
+    def check_compatible(self, others: Items[Any]) -> None:
+        """Refuse to run after `others`.
 
         Raises:
             InterventionError: names the conflict.
         """
+        for other in flattened(others):
+            if isinstance(other, Intervention):
+                _check_moved(other, self)
+                _check_overwritten(other, self)
+                _check_overwritten(self, other)
 
     def __add__(self, other: "Intervention") -> "Intervention":
         """This one, then `other`."""
@@ -69,65 +77,25 @@ class Intervention(ABC):
             return parts[0]
         return Sequence(parts) if parts else Empty()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.describe()}>"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Kind and fields, as JSON knows them."""
-        body = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
-        return {"kind": type(self).__name__, **body}
-
-    def to_json(self) -> str:
-        """One JSON document that `from_json` reads back to an equal value."""
-        return json.dumps({"schema": SCHEMA, **self.to_dict()}, indent=1)
-
-    @staticmethod
-    def from_dict(body: dict[str, Any]) -> "Intervention":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ArtifactError: an unknown kind, or fields that the kind does not have.
-        """
-        rest = {key: value for key, value in body.items() if key not in ("kind", "schema")}
-        kind = Intervention.kinds.get(body.get("kind", ""))
-        if kind is None:
-            raise ArtifactError(
-                f"Unknown kind of intervention {body.get('kind')!r}; known: {sorted(Intervention.kinds)}."
-            )
-        try:
-            return kind._from_fields(rest)
-        except TypeError as error:
-            allowed = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-            raise ArtifactError(f"{kind.__name__}: {error}. Its fields are {allowed}.") from None
-
-    @classmethod
-    def _from_fields(cls, body: dict[str, Any]) -> "Intervention":
-        return cls(**body)
-
-    @staticmethod
-    def from_json(text: str) -> "Intervention":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ArtifactError: no JSON, another schema, an unknown kind or field.
-        """
-        try:
-            body = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ArtifactError(f"This is not JSON: {error}.") from None
-        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise ArtifactError(f"Expected an intervention of schema {SCHEMA!r}, found {found!r}.")
-        return Intervention.from_dict(body)
+def _check_moved(first: Intervention, then: Intervention) -> None:
+    shared = first.moved_neurons & then.moved_neurons
+    if len(shared):
+        raise InterventionError(
+            f"{type(first).__name__} and {type(then).__name__} both move {shared.describe()}: the "
+            "second would find what the first left, zeros. Apply one of them; for several "
+            "registers, give one n_registers=2 or more."
+        )
 
 
-def _plain(value: Any) -> Any:
-    """Field values as JSON knows them: nested values by their own `to_dict`."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+def _check_overwritten(mover: Intervention, eraser: Intervention) -> None:
+    shared = mover.moved_neurons & eraser.overwritten_neurons
+    if len(shared):
+        raise InterventionError(
+            f"{type(mover).__name__} moves {shared.describe()}, which {type(eraser).__name__} "
+            "overwrites on all tokens: nothing would be moved. Leave these neurons to one of them, "
+            f"or give {type(eraser).__name__} the tokens that it may touch."
+        )
 
 
 def _parts(intervention: Intervention) -> tuple[Intervention, ...]:
@@ -144,7 +112,7 @@ class Empty(Intervention):
         """What it does, in words."""
         return "the model as it is"
 
-    def _hooks(self, model: Any, first_row: int) -> list[NamedHook]:
+    def _hooks(self, frame: Frame) -> list[NamedHook]:
         return []
 
 
@@ -160,9 +128,12 @@ class Sequence(Intervention):
     """In the order in which they act."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for i, part in enumerate(self.parts):
             if not isinstance(part, Intervention):
-                raise InterventionError(f"Part {i} of a Sequence is {part!r}, not an Intervention.")
+                raise InterventionError(
+                    f"Part {i} of a Sequence is {part!r}; only interventions compose."
+                )
             part.check_compatible(self.parts[:i])
 
     @property
@@ -174,21 +145,17 @@ class Sequence(Intervention):
         """What it does, in words."""
         return ", then ".join(part.describe() for part in self.parts)
 
-    def _hooks(self, model: Any, first_row: int) -> list[NamedHook]:
+    def _hooks(self, frame: Frame) -> list[NamedHook]:
         hooks = []
         for part in self.parts:
-            hooks += part._hooks(model, first_row)
-            first_row += part.n_added_tokens
+            hooks += part._hooks(frame)
+            frame = replace(frame, n_before=frame.n_before + part.n_added_tokens)
         return hooks
 
     def check_compatible(self, others: Items[Any]) -> None:
         """Each part must be compatible with `others`."""
         for part in self.parts:
             part.check_compatible(others)
-
-    @classmethod
-    def _from_fields(cls, body: dict[str, Any]) -> Intervention:
-        return cls(tuple(Intervention.from_dict(part) for part in body.pop("parts")), **body)
 
 
 def flattened(others: Items[Any]) -> list[Any]:

@@ -43,16 +43,13 @@ class NeuronSet:
             return neurons
         if isinstance(neurons, HasNeurons):
             return neurons.neurons
-        by_layer: dict[int, set[int]] = {}
         try:
-            for layer, neuron in _pairs(neurons):
-                by_layer.setdefault(_index(layer), set()).add(_index(neuron))
+            return cls(grouped(neurons))
         except (TypeError, ValueError):
             raise InterventionError(
                 f"Neurons are a mapping {{layer: [neuron, ...]}}, pairs (layer, neuron), or a "
                 f"RegisterNeurons; found {neurons!r}. Indices count from 0."
             ) from None
-        return cls(tuple((layer, tuple(sorted(by_layer[layer]))) for layer in sorted(by_layer)))
 
     def __len__(self) -> int:
         return sum(len(neurons) for _, neurons in self.layers)
@@ -73,6 +70,11 @@ class NeuronSet:
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """Neurons of every layer that has some."""
         return dict(self.layers)
+
+    def columns(self, layer: int) -> slice:
+        """Where the neurons of `layer` stand in the order of the whole set."""
+        first = sum(len(neurons) for other, neurons in self.layers if other < layer)
+        return slice(first, first + len(self.by_layer()[layer]))
 
     def describe(self) -> str:
         """Count and indices, in words."""
@@ -101,6 +103,16 @@ class NeuronSet:
                     f"{n_layers - 1} with neurons 0 to {d_mlp - 1}. Is the list for another model?"
                 )
 
+    def hook_names(self, model: Any) -> list[str]:
+        """Where the neurons of each layer stand in a model, layer by layer.
+
+        Raises:
+            InterventionError: the model does not have them.
+        """
+        cfg = model.cfg
+        self.check(cfg.n_layers, cfg.d_mlp, cfg.model_name)
+        return [f"blocks.{layer}.mlp.hook_post" for layer, _ in self.layers]
+
     def matched_random(self, seed: int, d_mlp: int) -> "NeuronSet":
         """As many random neurons in every layer, none of them in this set.
 
@@ -124,6 +136,18 @@ class NeuronSet:
                 )
             drawn[layer] = others[: len(neurons)]
         return NeuronSet.of(drawn)
+
+
+def grouped(indices: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Indices by layer, sorted, from a mapping {layer: [index, ...]} or pairs (layer, index).
+
+    Raises:
+        TypeError, ValueError: neither, or an index that is no integer >= 0.
+    """
+    by_layer: dict[int, set[int]] = {}
+    for layer, index in _pairs(indices):
+        by_layer.setdefault(_index(layer), set()).add(_index(index))
+    return tuple((layer, tuple(sorted(by_layer[layer]))) for layer in sorted(by_layer))
 
 
 def _pairs(neurons: Any) -> Items[tuple[Any, Any]]:

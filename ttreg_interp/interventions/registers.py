@@ -1,8 +1,8 @@
 """The test-time register, and its control: an added token that nothing is moved to."""
 
-from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from functools import partial
+from math import log
 from typing import Any, Literal
 
 import torch
@@ -11,11 +11,18 @@ from torch import Tensor
 
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.intervened import NamedHook
-from ttreg_interp.interventions.base import Intervention, flattened
+from ttreg_interp.interventions.base import Intervention
+from ttreg_interp.interventions.frame import Frame
+from ttreg_interp.interventions.masks import AttentionMask, hide_keys, weigh_keys
 from ttreg_interp.interventions.neuron_set import NeuronSet
+from ttreg_interp.interventions.neurons import deviation
+from ttreg_interp.interventions.selector import chosen
+from ttreg_interp.interventions.value import check_choice
 
 Semantics = Literal["paper", "reference"]
 Init = Literal["zero", "zero_before_ln_pre", "patch_mean", "patch_gaussian"]
+Fill = Literal["zero", "mean", "only_outliers", "same"]
+Assign = Literal["split", "same", "outlier_rank"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,18 +44,20 @@ class ExtraTokens(Intervention):
     `patch_mean`: the image's mean patch; `patch_gaussian`: normal, with the image's patch
     statistics per dimension (arXiv 2506.08010, Table 10)."""
     visible_from_layer: int = 0
-    """Before this layer no other token may attend to them."""
+    """Before this layer no token attends to them."""
     copies: float = 1.0
     """As how many keys each counts: log(copies) is added to its attention logits."""
     seed: int = 0
     """Of the Gaussian start."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_tokens < 1 or self.copies <= 0 or self.visible_from_layer < 0:
             raise InterventionError(
                 f"n_tokens must be >= 1, copies > 0 and visible_from_layer >= 0; found "
                 f"{self.n_tokens}, {self.copies}, {self.visible_from_layer}."
             )
+        check_choice("init", self.init, Init)
 
     @property
     def n_added_tokens(self) -> int:
@@ -65,26 +74,26 @@ class ExtraTokens(Intervention):
         weight = f", each counting as {self.copies:g} keys" if self.copies != 1 else ""
         return f"{count}, {start.get(self.init, self.init.replace('_', ' '))}{hidden}{weight}"
 
-    def _hooks(self, model: Any, first_row: int) -> list[NamedHook]:
-        if self.visible_from_layer > model.cfg.n_layers:
+    def _hooks(self, frame: Frame) -> list[NamedHook]:
+        if self.visible_from_layer > frame.n_layers:
             raise InterventionError(
-                f"visible_from_layer={self.visible_from_layer}: {model.cfg.model_name} has "
-                f"{model.cfg.n_layers} blocks, so 0 to {model.cfg.n_layers} are possible."
+                f"visible_from_layer={self.visible_from_layer}: {frame.name} has {frame.n_layers} "
+                f"blocks, so 0 to {frame.n_layers} are possible."
             )
-        rows = slice(first_row, first_row + self.n_tokens)
-        hooks: list[NamedHook] = [("hook_full_embed", partial(self._add, model, rows))]
-        for layer in range(model.cfg.n_layers):
-            logit = float("-inf") if layer < self.visible_from_layer else self._log_copies
-            if logit:
-                hooks.append((f"blocks.{layer}.attn.hook_mask", partial(_weigh, rows, logit)))
+        rows = slice(frame.first_row, frame.first_row + self.n_tokens)
+        hooks: list[NamedHook] = [("hook_full_embed", partial(self._add, frame.model, rows))]
+        for layer in range(frame.n_layers):
+            name = f"blocks.{layer}.attn.hook_mask"
+            if layer < self.visible_from_layer:
+                hooks.append((name, partial(_hide, rows)))
+            elif self.copies != 1:
+                hooks.append((name, partial(_weigh, rows, log(self.copies))))
         return hooks
 
-    @property
-    def _log_copies(self) -> float:
-        return float(torch.tensor(self.copies, dtype=torch.float64).log())
-
-    def _add(self, model: Any, rows: slice, tokens: Tensor, hook: Any) -> Tensor:
-        added = self._start(model, tokens, tokens[:, rows.start :])
+    def _add(
+        self, model: Any, rows: slice, tokens: Tensor, hook: Any
+    ) -> Float[Tensor, "batch token d_model"]:
+        added = self._start(model, tokens, tokens[:, rows.start :]).to(tokens.dtype)
         return torch.cat((tokens[:, : rows.start], added, tokens[:, rows.start :]), dim=1)
 
     def _start(
@@ -98,17 +107,16 @@ class ExtraTokens(Intervention):
         if self.init == "patch_gaussian":
             generator = torch.Generator().manual_seed(self.seed)
             noise = torch.randn(1, *zeros.shape[1:], generator=generator).to(zeros)
-            return patches.mean(dim=1, keepdim=True) + noise * patches.std(dim=1, keepdim=True)
+            return patches.mean(dim=1, keepdim=True) + noise * deviation(patches)
         return zeros
 
 
-def _weigh(rows: slice, logit: float, mask: Tensor, hook: Any) -> Tensor:
-    """Add `logit` to the keys in `rows`, for every query."""
-    n_queries, n_keys = mask.shape[-2:]
-    keys = mask.new_zeros(n_keys)
-    bias_keys = n_keys - n_queries  # an attention bias puts its keys in front
-    keys[bias_keys + rows.start : bias_keys + rows.stop] = logit
-    return mask + keys
+def _hide(rows: slice, mask: Tensor, hook: Any) -> AttentionMask:
+    return hide_keys(mask, chosen(rows, mask.shape[2], mask.device))
+
+
+def _weigh(rows: slice, logit: float, mask: Tensor, hook: Any) -> AttentionMask:
+    return weigh_keys(mask, chosen(rows, mask.shape[2], mask.device), logit)
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,19 +146,21 @@ class TestTimeRegister(Intervention):
     """Added tokens."""
     semantics: Semantics = "paper"
     """'paper' or 'reference'; see above."""
-    fill: Literal["zero", "mean", "only_outliers", "same"] = "zero"
+    fill: Fill = "zero"
     """What the other tokens get: zero; their mean over patches; that mean only where the value is
     above mean + 1 standard deviation; or what they had."""
     init: Init | None = None
     """What the register starts from (see ExtraTokens). None: zero for 'paper',
     `zero_before_ln_pre` for 'reference'."""
-    assign: Literal["split", "same"] | None = None
+    assign: Assign | None = None
     """Several registers: 'split' gives each neuron to one register at random (paper), 'same' the
-    value to all (reference). None: as the semantics says."""
+    value to all (reference), 'outlier_rank' the values at the k-th most outlying token to the k-th
+    register: that where the neurons of the layer write the k-th largest update |a W_out|. None: as
+    the semantics says."""
     scale: float | tuple[float, ...] = 1.0
     """Factor on the moved value, or one per register."""
     visible_from_layer: int = 0
-    """Before this layer no other token may attend to the registers."""
+    """Before this layer no token attends to the registers."""
     search: Literal["all", "patches"] = "all"
     """Which tokens the maximum runs over: all (Algorithm 2) or patches only (body text)."""
     multiplicity: float = 1.0
@@ -159,9 +169,8 @@ class TestTimeRegister(Intervention):
     """Of the random split and of a Gaussian start."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "neurons", NeuronSet.of(self.neurons))
-        if isinstance(self.scale, Items):
-            object.__setattr__(self, "scale", tuple(self.scale))
         self._check()
 
     def _check(self) -> None:
@@ -174,7 +183,15 @@ class TestTimeRegister(Intervention):
             raise InterventionError(
                 f"{len(self.scale)} scales for {self.n_registers} registers: give one number, or one each."
             )
+        check_choice("semantics", self.semantics, Semantics)
+        check_choice("fill", self.fill, Fill)
+        check_choice("assign", self._assign, Assign)
+        check_choice("search", self.search, Literal["all", "patches"])
         _ = self._tokens  # checks the fields that both share
+
+    @property
+    def _assign(self) -> Assign:
+        return self.assign or ("split" if self.semantics == "paper" else "same")
 
     @property
     def _tokens(self) -> ExtraTokens:
@@ -192,6 +209,11 @@ class TestTimeRegister(Intervention):
         """Rows that it adds."""
         return self.n_registers
 
+    @property
+    def moved_neurons(self) -> NeuronSet:
+        """See Intervention."""
+        return self.neurons
+
     def describe(self) -> str:
         """What it does, in words."""
         defaults = {f: type(self).__dataclass_fields__[f].default for f in _OPTIONS}
@@ -199,30 +221,14 @@ class TestTimeRegister(Intervention):
         to = f"{self.n_registers} register{'s' * (self.n_registers > 1)}"
         return f"{self.neurons.describe()} moved to {to} ({', '.join([self.semantics, *changed])})"
 
-    def check_compatible(self, others: Items[Any]) -> None:
-        """Two registers may not move the same neuron.
-
-        Raises:
-            InterventionError: names the neurons that both claim.
-        """
-        for other in flattened(others):
-            shared = self.neurons & other.neurons if isinstance(other, TestTimeRegister) else ()
-            if len(shared):
-                raise InterventionError(
-                    f"Two test-time registers move {shared.describe()}: the second would find zeros. "
-                    "Apply one, or give it n_registers=2."
-                )
-
-    def _hooks(self, model: Any, first_row: int) -> list[NamedHook]:
-        self.neurons.check(model.cfg.n_layers, model.cfg.d_mlp, model.cfg.model_name)
-        rows = slice(first_row, first_row + self.n_registers)
-        hooks = self._tokens._hooks(model, first_row)
+    def _hooks(self, frame: Frame) -> list[NamedHook]:
         owners = self._owners()
-        for layer, neurons in self.neurons.layers:
-            index = torch.tensor(neurons)
+        hooks = self._tokens._hooks(frame)
+        names = self.neurons.hook_names(frame.model)
+        for name, (layer, neurons) in zip(names, self.neurons.layers, strict=True):
             owner = torch.tensor([owners[layer, neuron] for neuron in neurons])
-            move = partial(self._move, model, index, owner, rows)
-            hooks.append((f"blocks.{layer}.mlp.hook_post", move))
+            move = partial(self._move, frame, layer, torch.tensor(neurons), owner)
+            hooks.append((name, move))
         return hooks
 
     def _owners(self) -> dict[tuple[int, int], int]:
@@ -236,31 +242,55 @@ class TestTimeRegister(Intervention):
         }
 
     def _move(
-        self, model: Any, index: Tensor, owner: Tensor, rows: slice, post: Tensor, hook: Any
+        self, frame: Frame, layer: int, index: Tensor, owner: Tensor, post: Tensor, hook: Any
     ) -> Float[Tensor, "batch token neuron"]:
         index = index.to(post.device)
         values = post[:, :, index]  # [batch, token, selected]
-        prefix = model.layout().n_prefix
-        patches = values[:, max(rows.stop, prefix + model.n_added_tokens) :]
-        target = self._register_values(values if self.search == "all" else patches, owner)
-        others = self._filled(values, patches, model.layout().cls)
+        layout = frame.layout(post.shape[1])
+        patches = values[:, layout.patches]
+        searched = values if self.search == "all" else patches
+        if self._assign == "outlier_rank":
+            write = frame.model.blocks[layer].mlp.W_out[index]
+            target = self._ranked(searched, write)
+        else:
+            target = self._register_values(searched, owner)
+        others = self._filled(values, patches, layout.cls)
+        rows = slice(frame.first_row, frame.first_row + self.n_registers)
         edited = torch.cat((others[:, : rows.start], target, others[:, rows.stop :]), dim=1)
         return post.index_copy(2, index, edited)
+
+    @property
+    def _scales(self) -> tuple[float, ...]:
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,) * self.n_registers
 
     def _register_values(
         self, searched: Float[Tensor, "batch token selected"], owner: Tensor
     ) -> Float[Tensor, "batch register selected"]:
-        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,) * self.n_registers
         if self.semantics == "reference":
-            target = _strongest_of_layer(searched, scales)
+            target = _strongest_of_layer(searched, self._scales)
         else:
-            target = searched.amax(dim=1, keepdim=True) * searched.new_tensor(scales)[None, :, None]
-        assign = self.assign or ("split" if self.semantics == "paper" else "same")
-        if assign == "same" or self.n_registers == 1:
+            target = searched.amax(dim=1, keepdim=True) * _column(self._scales, searched)
+        if self._assign == "same" or self.n_registers == 1:
             return target
         registers = torch.arange(self.n_registers, device=target.device)
         mine = owner.to(target.device)[None, :] == registers[:, None]  # [register, selected]
         return torch.where(mine, target, torch.zeros_like(target))
+
+    def _ranked(
+        self,
+        searched: Float[Tensor, "batch token selected"],
+        write: Float[Tensor, "selected d_model"],
+    ) -> Float[Tensor, "batch register selected"]:
+        """The values at the tokens where these neurons write most, in that order."""
+        if searched.shape[1] < self.n_registers:
+            raise InterventionError(
+                f"assign='outlier_rank' gives each of {self.n_registers} registers another token, but "
+                f"the search is over {searched.shape[1]}. Ask for fewer registers."
+            )
+        update = (searched.detach() @ write.detach().to(searched)).float().norm(dim=-1)
+        tokens = update.topk(self.n_registers, dim=1).indices[:, :, None]
+        values = searched.gather(1, tokens.expand(-1, -1, searched.shape[2]))
+        return values * _column(self._scales, searched)
 
     def _filled(self, values: Tensor, patches: Tensor, cls: slice) -> Tensor:
         """The other tokens' new values; rows of the registers are overwritten afterwards."""
@@ -276,6 +306,10 @@ class TestTimeRegister(Intervention):
         if self.semantics == "reference":
             filled = torch.cat((values[:, cls], filled[:, cls.stop :]), dim=1)
         return filled
+
+
+def _column(scales: tuple[float, ...], like: Tensor) -> Float[Tensor, "1 register 1"]:
+    return like.new_tensor(scales)[None, :, None]
 
 
 def _strongest_of_layer(

@@ -1,0 +1,45 @@
+"""Additive attention masks: the one place that knows that an attention bias stands in front."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttreg_interp.errors import InterventionError
+
+AttentionMask = Float[Tensor, "images heads query key"]
+"""`attn.hook_mask`: added to the scores; `images` and `heads` are 1 where all share it."""
+
+
+def key_columns(tokens: Bool[Tensor, "images token"], n_keys: int) -> Bool[Tensor, "images key"]:
+    """Chosen tokens as columns of attention: keys that are no tokens stand in front of them."""
+    return pad(tokens, (n_keys - tokens.shape[-1], 0))
+
+
+def hide(mask: AttentionMask, hidden: Bool[Tensor, "images heads query key"]) -> AttentionMask:
+    """`mask` with -inf where `hidden`.
+
+    Raises:
+        InterventionError: a query is left without any key.
+    """
+    mask = mask.masked_fill(hidden, float("-inf"))
+    if bool((mask == float("-inf")).all(dim=-1).any()):
+        raise InterventionError(
+            "A query is left without any key to attend to, so that its softmax is 0 / 0. Leave it "
+            "one, e.g. itself, [CLS], or an attention bias; or knock attention out with "
+            "renormalise=False."
+        )
+    return mask
+
+
+def hide_keys(mask: AttentionMask, tokens: Bool[Tensor, "images token"]) -> AttentionMask:
+    """`mask` with -inf on the columns of chosen tokens, for every query and head."""
+    columns = key_columns(tokens, mask.shape[-1])[:, None, None, :]
+    return hide(mask, columns.expand(-1, 1, mask.shape[2], -1))
+
+
+def weigh_keys(
+    mask: AttentionMask, tokens: Bool[Tensor, "images token"], logit: float
+) -> AttentionMask:
+    """`mask` with `logit` added on the columns of chosen tokens, for every query and head."""
+    columns = key_columns(tokens, mask.shape[-1])[:, None, None, :]
+    return mask + columns.to(mask.dtype) * logit
