@@ -76,11 +76,17 @@ class HookedViT(WeightStacks, HookedRootModule):
                 (`CLIP`, `CLIPModel`, a LLaVA-style model): its vision tower is taken.
 
         Raises:
-            UnsupportedModelError: no source file knows the class; names the nearest families.
+            UnsupportedModelError: no source file knows the class; names the nearest families. Or
+                an intervention is baked into it, which hook points would leave out.
         """
         from ttreg_interp.hooked.sources import default_preprocess, parts_of
 
         source, parts = parts_of(module)
+        if (baked := getattr(source, "intervention", None)) is not None:
+            raise UnsupportedModelError(
+                f"This {type(source).__name__} has {baked} baked in, which hook points would leave "
+                "out. Wrap the model that it was baked from, and use model.intervened(...)."
+            )
         model = cls(source, parts)
         model.preprocess = default_preprocess(source, parts.image_size)
         return model
