@@ -218,6 +218,16 @@ def test_weights_out_of_reach_are_told_with_the_ways_round(clone):
         load(f"dinov2:{clone}/dinov2_vitb14")
 
 
+def test_without_a_clone_the_code_comes_from_the_hub(monkeypatch):
+    def unreachable(repository, entry, **options):
+        assert options["trust_repo"] and not options["pretrained"]
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load", unreachable)
+    with pytest.raises(ArtifactError, match=r"facebookresearch/dinov2 .*out of reach \(no network"):
+        load("dinov2:dinov2_vitb14_reg?random")
+
+
 @pytest.mark.parametrize(
     ("entry", "says"),
     [("dinov2_vits14_lc", "returns a Sequential, no backbone"), ("dinov2_vitx14", "Cannot find")],

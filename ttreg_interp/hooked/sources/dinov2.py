@@ -156,8 +156,10 @@ def load(request: Request) -> Loaded:
 
 def _fetch(clone: str, entry: str, pretrained: bool) -> Any:
     """What torch.hub returns, with errors of one line."""
-    # `trust_repo`: whoever names the source has decided; torch would ask on the terminal.
-    options: dict[str, Any] = {"source": "local"} if clone else {"trust_repo": True}
+    # Whoever names the source trusts it (torch would ask on the terminal), and its default branch
+    # needs no validation (which spends the hub's few anonymous requests).
+    remote = {"trust_repo": True, "skip_validation": True}
+    options: dict[str, Any] = {"source": "local"} if clone else remote
     try:
         return torch.hub.load(clone or HUB, entry, pretrained=pretrained, **options)
     except OSError as error:
