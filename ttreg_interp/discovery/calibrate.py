@@ -12,6 +12,7 @@ from ttreg_interp.discovery.capture import resolve_layer, token_norms
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.scores import NeuronScores
 from ttreg_interp.discovery.survey import Detection, candidate_rows
+from ttreg_interp.errors import DataError
 from ttreg_interp.interventions.base import Empty, Intervention
 from ttreg_interp.interventions.neuron_set import NeuronSet
 from ttreg_interp.interventions.registers import TestTimeRegister
@@ -20,8 +21,12 @@ LAYER_SHARE = 0.005
 """A layer is searched if its neurons wrote at least this share of the outliers' excess."""
 NEURON_SHARE = 0.001
 """No neuron below this share of the outliers' excess makes outliers."""
+MOST_NEURONS = 512
+"""No more than these are tried."""
 CLEAR_GAP = 3.0
 """A ratio of neighbouring scores that parts register neurons from the rest."""
+
+Ranking = list[tuple[int, int, float]]
 
 
 @dataclass(frozen=True)
@@ -96,23 +101,28 @@ def _outputs_and_outliers(
     return output.flatten(1).float(), count.double().cpu()
 
 
-def search_range(model: Any, config: FindConfig, scores: NeuronScores) -> range:
+def search_range(model: Any, config: FindConfig, scores: NeuronScores, detect_layer: int) -> range:
     """Layers to search: from the first to the last whose neurons wrote part of the outliers.
 
-    Layer 0 is left out unless named: in models of the SAGA project a neuron of layer 0 cost 2.7
-    points of accuracy and suppressed nothing.
+    Layer 0 is left out unless named: in a search over all layers of supervised ViTs one neuron of
+    layer 0 cost 2.7 points of accuracy and suppressed nothing.
+
+    Raises:
+        LayoutError: the model has no such layer.
+        DataError: the first layer lies behind the last.
     """
-    share = scores.layer_share()
-    writes = [
-        layer
-        for layer, part in zip(scores.layers, share.tolist(), strict=True)
-        if part >= LAYER_SHARE and layer > 0
-    ]
-    first, last = (writes[0], writes[-1]) if writes else (1, scores.layers[-1])
+    share = dict(zip(scores.layers, scores.layer_share().tolist(), strict=True))
+    writes = [layer for layer in share if share[layer] >= LAYER_SHARE and 0 < layer <= detect_layer]
+    first, last = (writes[0], writes[-1]) if writes else (scores.layers.start, detect_layer)
     if config.first_layer is not None:
         first = resolve_layer(model, config.first_layer, "first_layer")
     if config.last_layer is not None:
         last = resolve_layer(model, config.last_layer, "last_layer")
+    if first > last:
+        raise DataError(
+            f"The search would begin at layer {first} and end at layer {last}. Give first_layer <= "
+            "last_layer, or leave both open."
+        )
     return range(first, last + 1)
 
 
@@ -135,16 +145,16 @@ class CurvePoint:
 class GreedyCurve:
     """Outliers left and drift of the output as neurons are moved in rank order; points on demand."""
 
-    def __init__(self, trial: Trial, ranking: list[tuple[int, int, float]]):
+    def __init__(self, trial: Trial, ranking: Ranking, base: NeuronSet):
         self.trial = trial
         self.ranking = ranking
+        self.base = base  # moved at every point, before the ranking's own
         self._points: dict[int, CurvePoint] = {}
 
     def __getitem__(self, k: int) -> CurvePoint:
         if k not in self._points:
-            result = self.trial.shifted([row[:2] for row in self.ranking[:k]])
-            drift = float(result.drift.mean()) if k else 0.0
-            self._points[k] = CurvePoint(k, self.trial.left(result), drift)
+            result = self.trial.shifted([*self.base, *(row[:2] for row in self.ranking[:k])])
+            self._points[k] = CurvePoint(k, self.trial.left(result), float(result.drift.mean()))
         return self._points[k]
 
     @property
@@ -168,7 +178,7 @@ class GreedyCurve:
         return k
 
 
-def clear_gap(ranking: list[tuple[int, int, float]], least: float) -> int:
+def clear_gap(ranking: Ranking, least: float) -> int:
     """How many neurons stand before the last clear gap of the ranking; 0 if there is none.
 
     Args:
@@ -181,3 +191,62 @@ def clear_gap(ranking: list[tuple[int, int, float]], least: float) -> int:
         if row[2] >= least and row[2] >= CLEAR_GAP * max(following[2], 0.0)
     ]
     return gaps[-1] if gaps else 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The neurons taken, and why as many."""
+
+    neurons: NeuronSet
+    """The first k of the ranking."""
+    ranking: Ranking
+    """All searched neurons, best first."""
+    k: int
+    """How many are taken."""
+    curve: list[CurvePoint]
+    """What was measured on the way."""
+    caveats: tuple[str, ...]
+    """Where the choice falls short."""
+
+
+def choose_neurons(
+    trial: Trial, ranking: Ranking, config: FindConfig, least: float, base: NeuronSet | None = None
+) -> Choice:
+    """As few of the best neurons as suppress the outliers; then those behind them up to a clear gap.
+
+    The second part matters where neurons start what others amplify: they write little themselves,
+    yet stand clear of the rest. It is for projections only, which have a unit.
+
+    Args:
+        trial: held-out images.
+        ranking: searched neurons, best first.
+        config: top_k, suppress_to, guard and score are used.
+        least: scores below this are noise; for a projection.
+        base: neurons that are moved already.
+    """
+    base = NeuronSet() if base is None else base
+    curve = GreedyCurve(trial, ranking, base)
+    k, caveats = _count(curve, config, least)
+    if curve[k].drift > config.guard and config.top_k is None:
+        within = [point.k for point in curve.points if point.k and point.drift <= config.guard]
+        caveats += (
+            f"Moving {k} neurons changes the output by {curve[k].drift:.2f} (1 - cosine), more than "
+            f"the guard of {config.guard:g}; {max(within, default=1)} are taken.",
+        )
+        k = max(within, default=1)
+    return Choice(NeuronSet.of([r[:2] for r in ranking[:k]]), ranking, k, curve.points, caveats)
+
+
+def _count(curve: GreedyCurve, config: FindConfig, least: float) -> tuple[int, tuple[str, ...]]:
+    limit = min(MOST_NEURONS, len(curve.ranking))
+    if config.top_k is not None:
+        return min(config.top_k, len(curve.ranking)), ()
+    needed = curve.least_k(config.suppress_to, limit)
+    if needed is None:
+        best = min(curve.points, key=lambda point: (point.outliers_left, point.k))
+        return best.k, (
+            f"Even {limit} neurons leave {curve[limit].outliers_left:.0%} of the outliers (wanted: "
+            f"{config.suppress_to:.0%}); {best.k} leave the fewest, {best.outliers_left:.0%}.",
+        )
+    gap = clear_gap(curve.ranking[:limit], least) if config.score == "projection" else 0
+    return max(needed, gap), ()

@@ -54,7 +54,7 @@ class FindConfig:
     """How many neurons. None: as few as suppress the outliers, by a greedy curve on held-out images."""
     suppress_to: float = 0.05
     """Share of the outliers that may be left, when top_k is found."""
-    guard: float = 0.5
+    guard: float = 0.2
     """Largest drift of the output, 1 - cosine to the intact model's, that top_k may cost."""
     held_out: float = 0.25
     """Share of the images kept back from scoring, on which top_k and the evidence are measured."""

@@ -3,28 +3,41 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ttreg_interp.discovery.agreement import published_agreement
 from ttreg_interp.discovery.calibrate import (
     NEURON_SHARE,
-    GreedyCurve,
+    Choice,
     Trial,
-    clear_gap,
+    choose_neurons,
     search_range,
 )
+from ttreg_interp.discovery.checkpoint import RunState
 from ttreg_interp.discovery.config import FindConfig
+from ttreg_interp.discovery.evidence import (
+    held_out_arms,
+    image_statistics,
+    single_neurons,
+    stability,
+)
 from ttreg_interp.discovery.observe import Observer
-from ttreg_interp.discovery.outliers import OutlierReport, shown
+from ttreg_interp.discovery.outliers import OutlierReport
 from ttreg_interp.discovery.priors import read_priors
+from ttreg_interp.discovery.provenance import architecture_of, provenance_of
+from ttreg_interp.discovery.recursion import search_again
 from ttreg_interp.discovery.register_neurons import RegisterNeurons
-from ttreg_interp.discovery.scores import read_scores, score_neurons
-from ttreg_interp.discovery.stream import ImageStream, held_out
-from ttreg_interp.discovery.survey import detect, survey_norms
-from ttreg_interp.hooked.load import weights_hash
+from ttreg_interp.discovery.scores import NeuronScores, read_scores
+from ttreg_interp.discovery.scoring import ScoringRun, score
+from ttreg_interp.discovery.stream import held_out
+from ttreg_interp.discovery.weights import weight_check
 from ttreg_interp.interventions.neuron_set import NeuronSet
 
 MAX_HELD_OUT = 32
-"""Held-out images that are kept in memory for calibration."""
-MAX_K = 512
-"""Most neurons that calibration tries."""
+"""Held-out images that calibration and evidence use."""
+KEPT_ROWS = 200
+"""Rows of the ranking that the artefact keeps, or twice the neurons chosen if that is more."""
 
 
 def find_register_neurons(
@@ -35,49 +48,155 @@ def find_register_neurons(
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> RegisterNeurons:
-    config = (config or FindConfig()).resolved()
-    stream = ImageStream.for_model(model, images, config.batch_size, config.workers)
-    scoring = [b.only(~held_out(b.index, config.held_out)) for b in stream]
-    survey = survey_norms(model, scoring, config.candidates or "patches")
-    detection = detect(model, survey, config)
-    layers = range(0, detection.detect_layer + 1)
-    observer = Observer(model, detection, layers, config.sparsity_filter)
-    sums = score_neurons(observer, shown(scoring, "scores", progress), config.seed)
-    report = OutlierReport.of(model, survey, detection, read_priors(sums))
-    if not report.has_outliers:
-        return RegisterNeurons(NeuronSet(), model=model.cfg.model_name, caveats=(report.summary(),))
-    scores = read_scores(model, layers, sums)
-    searched = search_range(model, config, scores)
-    ranking = scores.ranking(config.score, searched)
-    held = [b.only(held_out(b.index, config.held_out)).pixels for b in stream]
-    trial = Trial.of(model, detection, held[:4])
-    curve = GreedyCurve(trial, ranking)
-    k = config.top_k
-    if k is None:
-        k = max(
-            curve.least_k(config.suppress_to, 64) or 0,
-            clear_gap(ranking[:MAX_K], NEURON_SHARE * scores.excess),
-        )
+    """Find the neurons that make a model's outlier tokens, with evidence.
+
+    1. Survey: norms of all layers over the first images give threshold and detection layer.
+    2. Scores: one pass over the images that are not held out; see `NeuronScores.score`.
+    3. Calibration on held-out images: layers to search, and as few neurons as suppress the outliers.
+    4. Evidence on held-out images: controls, single neurons, resampling, weights.
+
+    Under torchrun (see `torchrun()`) each process scores its share of the batches.
+
+    Args:
+        model: a HookedViT.
+        images: a tensor of pixels [image, channel, height, width], `tt.images(...)`, or an iterable
+            of pixel batches that can be read more than once.
+        config: what not to find from the images.
+        progress: show a bar.
+        checkpoint: file for the running sums: written now and then, taken up if it is there. The
+            result is the same to the last bit, stopped or not.
+
+    Returns:
+        The register neurons; an empty list, whose caveats say why, if there are no outliers.
+
+    Raises:
+        DataError: no images, or an iterator.
+        ContractError: NaN or inf in the activations; names the layer.
+        ArtifactError: the checkpoint belongs to another run.
+
+    Source:
+        arXiv 2506.08010, Algorithm 1 and A.4.
+
+    Example:
+        >>> from ttreg_interp.hooked import HookedViT
+        >>> from ttreg_interp.testbed.photographs import photograph_tensor
+        >>> from ttreg_interp.testbed.planted import planted_vit
+        >>> vit = planted_vit(depth=6, image_size=112)
+        >>> found = find_register_neurons(HookedViT.wrap(vit.module), photograph_tensor(112))
+        >>> found.by_layer() == vit.truth
+        True
+    """
+    run = ScoringRun.of(model, images, config or FindConfig())
+    state = score(run, checkpoint, progress)
+    return conclude(run, state)
+
+
+def conclude(run: ScoringRun, state: RunState) -> RegisterNeurons:
+    """From the sums over all images to the artefact."""
+    report = OutlierReport.of(run.model, state.survey, state.detection, read_priors(state.sums))
+    if not state.sums.whole("images"):
+        evidence = {"outliers": report.to_dict()}
+        return _artefact(run, report, evidence=evidence, caveats=(report.summary(),))
+    scores = read_scores(run.model, run.layers(state.detection.detect_layer), state.sums)
+    trial, caveats = held_out_trial(run, state)
+    searched = search_range(run.model, run.config, scores, state.detection.detect_layer)
+    assert run.config.score is not None
+    ranking = scores.ranking(run.config.score, searched)
+    choice = choose_neurons(trial, ranking, run.config, NEURON_SHARE * scores.excess)
+    again = search_again(run, state, trial, choice.neurons, searched)
+    evidence = {
+        "outliers": report.to_dict(),
+        "searched_layers": [searched.start, searched.stop - 1],
+        "layer_share": dict(
+            zip(map(str, scores.layers), scores.layer_share().tolist(), strict=True)
+        ),
+        "excess": scores.excess,
+        "curve": [point.to_dict() for point in choice.curve],
+        "recursions": [found.to_dict() for found in again],
+    }
+    neurons = choice.neurons
+    for found in again:
+        neurons = neurons | found.neurons
+    if run.config.evidence and len(neurons):
+        evidence |= _evidence(run, state, scores, trial, choice, neurons)
+    return _artefact(
+        run,
+        report,
+        neurons=neurons,
+        ranking=_ranking(choice, again),
+        evidence=evidence,
+        caveats=(*caveats, *choice.caveats),
+    )
+
+
+def _evidence(
+    run: ScoringRun,
+    state: RunState,
+    scores: NeuronScores,
+    trial: Trial,
+    choice: Choice,
+    neurons: NeuronSet,
+) -> dict[str, Any]:
+    pairs = [row[:2] for row in choice.ranking[: max(2 * choice.k, choice.k + 50)]]
+    layers = range(min(pair[0] for pair in pairs), max(pair[0] for pair in pairs) + 1)
+    observer = Observer(run.model, state.detection, layers, run.config.sparsity_filter)
+    seed = run.config.seed
+    statistics = image_statistics(observer, run.sample(), pairs, seed)
+    assert run.config.score is not None
+    return {
+        "held_out": held_out_arms(trial, neurons, seed),
+        "single": single_neurons(trial, pairs[: choice.k]),
+        "stability": stability(statistics, scores, pairs, run.config.score, choice.k, seed),
+        "weights": weight_check(run.model, neurons, scores.direction, seed),
+        "published": published_agreement(run.model, neurons),
+    }
+
+
+def held_out_trial(run: ScoringRun, state: RunState) -> tuple[Trial, tuple[str, ...]]:
+    """The held-out images, and what is to be said about them."""
+    share = run.config.held_out
+    pixels = _collect(run, lambda index: held_out(index, share))
+    trial = Trial.of(run.model, state.detection, pixels)
+    if trial.outliers.sum() > 0:
+        return trial, ()
+    trial = Trial.of(run.model, state.detection, _collect(run, lambda index: index >= 0))
+    return trial, (
+        "No held-out image has outliers, so the number of neurons and the evidence rest on images "
+        "that also gave the scores. Give more images.",
+    )
+
+
+def _collect(run: ScoringRun, wanted: Any) -> list[Tensor]:
+    """Up to `MAX_HELD_OUT` images, in batches."""
+    chosen: list[Tensor] = []
+    for batch in run.stream:
+        chosen.append(batch.pixels[wanted(batch.index)])
+        if sum(map(len, chosen)) >= MAX_HELD_OUT:
+            break
+    return list(torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size))
+
+
+def _ranking(choice: Choice, again: list[Any]) -> tuple[tuple[int, int, float], ...]:
+    """The chosen neurons in order, those of later searches behind them, then the next best."""
+    chosen = list(choice.ranking[: choice.k])
+    for found in again:
+        chosen += found.ranking
+    taken = {row[:2] for row in chosen}
+    rest = [row for row in choice.ranking[choice.k :] if row[:2] not in taken]
+    return tuple([*chosen, *rest][: max(KEPT_ROWS, 2 * len(chosen))])
+
+
+def _artefact(run: ScoringRun, report: OutlierReport, **fields: Any) -> RegisterNeurons:
+    model = run.model
     return RegisterNeurons(
-        NeuronSet.of([row[:2] for row in ranking[:k]]),
-        ranking=tuple(ranking[: max(100, 2 * k)]),
-        threshold=detection.threshold.value,
-        detect_layer=detection.detect_layer,
-        emerges_at=detection.emerges_at,
+        neurons=fields.pop("neurons", NeuronSet()),
+        threshold=report.threshold,
+        detect_layer=report.detect_layer,
+        emerges_at=report.emerges_at,
         model=model.cfg.model_name,
-        weights_hash=weights_hash(model.source),
-        image_size=model.image_size,
-        architecture={
-            "layers": model.cfg.n_layers,
-            "mlp_hidden": model.cfg.d_mlp,
-            "d_model": model.cfg.d_model,
-        },
-        provenance={
-            "config": config.to_dict(),
-            "outliers": report.to_dict(),
-            "share": scores.layer_share().tolist(),
-            "range": [searched.start, searched.stop],
-            "images_digest": stream.digest(),
-        },
-        evidence={"curve": [p.to_dict() for p in curve.points]},
+        weights_hash=run.weights,
+        image_size=report.image_size,
+        architecture=architecture_of(model),
+        provenance=provenance_of(run, report),
+        **fields,
     )

@@ -38,6 +38,8 @@ class OutlierReport:
 
     model: str
     """Spec of the model."""
+    image_size: tuple[int, int]
+    """Height and width of the images, in pixels."""
     layers: tuple[LayerNorms, ...]
     """Norms, layer by layer."""
     rule: str
@@ -71,6 +73,19 @@ class OutlierReport:
         return self.priors.outliers_per_image
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """Layers through which the largest norm gains half or more on the median; outliers may
+        arise in several such steps."""
+        ratios = [1.0, *(row.ratio_after_mlp for row in self.layers)]
+        gains = zip(ratios[1:], ratios[:-1], strict=True)
+        last = self.detect_layer
+        return tuple(
+            layer
+            for layer, (new, old) in enumerate(gains)
+            if 1 <= layer <= last and new >= 1.5 * old
+        )
+
+    @property
     def has_outliers(self) -> bool:
         """Whether any image has one."""
         return self.images_with_outliers > 0
@@ -83,6 +98,7 @@ class OutlierReport:
         finite = detection.threshold.value < float("inf")
         return cls(
             model=model.cfg.model_name,
+            image_size=survey.image_size,
             layers=tuple(_row(survey, layer) for layer in range(survey.n_layers)),
             rule=detection.threshold.rule,
             threshold=detection.threshold.value if finite else None,
@@ -95,7 +111,7 @@ class OutlierReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"priors": self.priors.to_dict()}
+        return asdict(self) | {"priors": self.priors.to_dict(), "steps": list(self.steps)}
 
     def summary(self) -> str:
         """The findings in one or two sentences."""
@@ -111,7 +127,8 @@ class OutlierReport:
             f"{priors.images_with_outliers} of {self.n_images} images have outliers, "
             f"{priors.outliers_per_image:.1f} an image ({priors.outlier_share:.2%} of the patches), "
             f"norm {self.separation:.1f} x the median above {self.threshold:.4g} "
-            f"({self.rule}) at layer {self.detect_layer}; they emerge at layer {self.emerges_at}. "
+            f"({self.rule}) at layer {self.detect_layer}; they emerge at layer {self.emerges_at}, in steps at "
+            f"{list(self.steps)}. "
             f"What places them: {priors.kind}."
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ttreg_interp.discovery.config import Score
@@ -144,9 +144,10 @@ class ChosenTokens:
     """How far that is."""
 
     @classmethod
-    def of(cls, seen: Observation, ordinary: Tensor) -> "ChosenTokens":
+    def of(cls, seen: Observation, ordinary: Bool[Tensor, "batch token"]) -> "ChosenTokens":
+        """The rows of a batch, with the ordinary tokens of images that have outliers."""
         ordinary = ordinary & seen.outliers.any(dim=1, keepdim=True)
-        at, ordinary_at = seen.outliers.nonzero(as_tuple=True), ordinary.nonzero(as_tuple=True)
+        at, ordinary_at = _places(seen.outliers), _places(ordinary)
         share, ordinary_share = (
             _mean_weights(seen.outliers, at),
             _mean_weights(ordinary, ordinary_at),
@@ -160,6 +161,11 @@ class ChosenTokens:
     def excess(self) -> Float[Tensor, " batch"]:
         """Mean distance of each image's outliers from its ordinary tokens."""
         return self.share @ self.distance
+
+
+def _places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    image, token = mask.nonzero(as_tuple=True)
+    return image, token
 
 
 def _mean_weights(mask: Tensor, at: tuple[Tensor, Tensor]) -> Float[Tensor, "batch chosen"]:

@@ -76,9 +76,10 @@ class ImageStream:
         return cls(images, model.preprocess, batch_size, workers, cfg.device, cfg.dtype)
 
     def __iter__(self) -> Iterator[Batch]:
-        start = 0
+        start, size = 0, None
         for item in self._items():
             pixels = _pixels(item)
+            size = _same_size(pixels, size)
             index = torch.arange(start, start + len(pixels))
             start += len(pixels)
             yield Batch(pixels.to(self.device, self.dtype), index)
@@ -112,6 +113,15 @@ def _pixels(item: Any) -> Tensor:
             "on disk: tt.images(path)."
         )
     return found
+
+
+def _same_size(pixels: Tensor, size: torch.Size | None) -> torch.Size:
+    if size is not None and pixels.shape[1:] != size:
+        raise DataError(
+            f"Images of one run have one size; found {tuple(size)} and {tuple(pixels.shape[1:])} "
+            "[channel, height, width]. Resize or crop them."
+        )
+    return pixels.shape[1:]
 
 
 def held_out(index: Int[Tensor, " batch"], share: float) -> Tensor:

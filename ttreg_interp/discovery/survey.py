@@ -36,6 +36,8 @@ class NormSurvey:
     """Mean over images of the largest norm over the median."""
     n_images: int
     """Images."""
+    image_size: tuple[int, int]
+    """Their height and width, in pixels."""
 
     @property
     def n_layers(self) -> int:
@@ -59,8 +61,9 @@ def survey_norms(model: Any, batches: Iterable[Batch], candidates: str = "patche
         DataError: no images.
         ContractError: NaN or inf; names the layer.
     """
-    sums = ExactSums()
+    sums, size = ExactSums(), (0, 0)
     for batch in batches:
+        size = (batch.pixels.shape[2], batch.pixels.shape[3])
         norms, layout = residual_norms(model, batch.pixels)
         _add_norms(sums, norms[..., candidate_rows(layout, candidates)])
     if not sums.sums:
@@ -72,6 +75,7 @@ def survey_norms(model: Any, batches: Iterable[Batch], candidates: str = "patche
         mean_max=sums["max"] / n_images,
         max_over_median=sums["ratio"] / n_images,
         n_images=n_images,
+        image_size=size,
     )
 
 
