@@ -8,7 +8,7 @@ from hypothesis import given
 from theory_strategies import general_settings, law, past_onset, plain_settings, seeds, strengths
 
 from ttreg_interp.theory.assumptions import Assumptions, Setting, draw
-from ttreg_interp.theory.noop import CLS, REGISTER
+from ttreg_interp.theory.noop import CLS, REGISTER, move_neuron
 from ttreg_interp.theory.noop_norm import draw_normed
 from ttreg_interp.theory.parts import TheoryError
 from ttreg_interp.theory.propositions import key_value
@@ -149,6 +149,14 @@ def test_gain_form_a_register_takes_the_place_of_the_outlier_at_the_same_rate(se
     assert x1[:, REGISTER].norm(dim=-1).tolist() == pytest.approx(
         (at * setting.u1_norm**2 * setting.u2_norm).tolist()
     )
+
+
+def test_a_register_takes_the_maximum_of_neuron_0_and_no_other_neuron_moves():
+    a = strengths(-1.0, 5.0, 0.0, 2.0, 3.0, 5.0, 4.0, 5.0).reshape(1, 4, 2)
+    assert move_neuron(a, "intact") is a
+    assert move_neuron(a, "zeroed")[0, :, 0].tolist() == [0, 0, 0, 0]
+    assert move_neuron(a, "register")[0, :, 0].tolist() == [0, 4, 0, 0]
+    assert torch.equal(move_neuron(a, "register")[..., 1], a[..., 1])
 
 
 def test_token_form_a_register_leaves_the_outlier_where_it_was():
