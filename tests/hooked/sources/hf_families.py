@@ -30,27 +30,22 @@ TEXT = {
 
 
 def make(model_class: Any, *, pooler: bool | None = None, **changes: Any) -> nn.Module:
-    """A model of two layers; `vision` and `text` stand for the parts of a CLIP-style model."""
+    """A random model of two layers; `changes` go to its configuration."""
     config_class = model_class.config_class
-    if "vision_config" in config_class.sub_configs_defaults:
-        size = {
-            "vision_config": _fit(hf_vision(config_class), changes.pop("vision", {})),
-            "text_config": TEXT,
-        }
-        config = config_class(**size, **changes)
-    else:
-        config = config_class(**_fit(config_class, changes))
+    vision = config_class.sub_configs.get("vision_config")
+    size = (
+        _fit(config_class)
+        if vision is None
+        else {"vision_config": _fit(vision), "text_config": TEXT}
+    )
+    config = config_class(**{**size, **changes})
     module = (
         model_class(config) if pooler is None else model_class(config, add_pooling_layer=pooler)
     )
     return randomised(module)
 
 
-def hf_vision(config_class: Any) -> Any:
-    return config_class.sub_configs_defaults["vision_config"]
-
-
-def _fit(config_class: Any, changes: dict[str, Any]) -> dict[str, Any]:
+def _fit(config_class: Any) -> dict[str, Any]:
     """SIZE in the words of one configuration class."""
     size = dict(SIZE)
     if config_class in (hf.Dinov2Config, hf.Dinov2WithRegistersConfig):
@@ -58,7 +53,7 @@ def _fit(config_class: Any, changes: dict[str, Any]) -> dict[str, Any]:
     if config_class is hf.Siglip2VisionConfig:
         size.pop("image_size")
         size["num_patches"] = GRID**2
-    return {**size, **changes}
+    return size
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
