@@ -18,6 +18,7 @@ from ttreg_interp.metrics.intervals import (
     mcnemar,
     mean_interval,
     paired_difference,
+    ratio_interval,
     sign_flip_test,
     statistic_interval,
 )
@@ -145,10 +146,7 @@ def test_a_ratio_of_sums_is_resampled_by_image():
     union = rng.integers(50, 100, 40)
     intersection = rng.binomial(union, 0.6)
 
-    def iou(intersection, union, axis):
-        return intersection.sum(axis) / union.sum(axis)
-
-    interval = statistic_interval(iou, [intersection, union])
+    interval = ratio_interval(intersection, union)
     assert interval.estimate == pytest.approx(intersection.sum() / union.sum())
     assert 0.6 in interval
 
@@ -158,12 +156,13 @@ def test_a_statistic_that_is_the_mean_gives_the_interval_of_the_mean():
     assert statistic_interval(lambda v, axis: v.mean(axis), [values]) == mean_interval(values)
 
 
+def test_a_ratio_of_means_weighs_every_image_by_its_whole():
+    assert ratio_interval([0, 9], [1, 9]).estimate == 0.9
+
+
 def test_a_statistic_undefined_on_a_resample_is_refused():
-    with (
-        np.errstate(invalid="ignore", divide="ignore"),
-        pytest.raises(DataError, match="undefined on some resamples of these 3 images"),
-    ):
-        statistic_interval(lambda v, axis: 1 / v.sum(axis), [[0.0, 0.0, 1.0]])
+    with pytest.raises(DataError, match="undefined on some resamples of these 3 images"):
+        ratio_interval([0.0, 0.0, 1.0], [0.0, 0.0, 1.0])
 
 
 def test_controls_show_the_spread_of_single_draws():

@@ -86,6 +86,15 @@ def test_the_chosen_value_is_the_best_on_held_out_images():
     assert result.chosen == tuple(result.probe.grid[value] for value in best)
 
 
+def test_held_out_images_are_not_fitted():
+    """Noise of as many dimensions as images is learnt by heart; held-out images stay at chance."""
+    noise = torch.randn(60, 80, generator=torch.Generator().manual_seed(0))
+    data = Labelled(noise, torch.arange(60) % 4)
+    result = linear_probe(data, data, LogisticProbe(grid=(1e-2, 1e-3)))
+    assert result.accuracy.estimate == 1.0
+    assert result.held_out_accuracy.mean() < 0.5
+
+
 def test_a_choice_at_the_edge_of_the_grid_is_told():
     """A learning rate of 0 learns nothing, so the other one is chosen."""
     inner = linear_probe(TRAIN, TEST, SGDProbe(grid=(0.0, 0.1, 0.0), seeds=(0,)))

@@ -9,9 +9,9 @@ from sklearn.metrics import average_precision_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 from ttreg_interp.errors import DataError
+from ttreg_interp.metrics.intervals import statistic_interval
 from ttreg_interp.metrics.segmentation import (
     MapScores,
-    Overlap,
     average_precision,
     mean_miou,
     overlap,
@@ -72,14 +72,19 @@ def test_ignored_pixels_count_nowhere():
     assert counts[0].labelled.sum() == (target != IGNORE).sum()
 
 
-def test_a_resampled_set_scores_as_the_set_with_those_images_repeated():
-    """The interval's ends are scores of resamples, so both routes to a resample must agree."""
-    prediction, target = labels(0)
-    counts = overlap(prediction, target, CLASSES)
-    drawn = torch.tensor([0, 0, 0, 2, 5, 5])
-    repeated = overlap(prediction[drawn], target[drawn], CLASSES)
-    resampled = Overlap(*(part[drawn] for part in vars(counts).values()))
-    torch.testing.assert_close(resampled.iou, repeated.iou, equal_nan=True)
+def test_the_interval_of_miou_is_over_images_drawn_with_replacement():
+    """Counted by how often an image is drawn; here each drawn image is added up by itself."""
+    counts = overlap(*labels(0), CLASSES)
+    inter, predicted, labelled = (part.double().numpy() for part in vars(counts).values())
+
+    def drawn_one_by_one(drawn, axis):
+        total = [part[drawn.astype(int)].sum(-2)[..., :4] for part in (inter, predicted, labelled)]
+        return (total[0] / (total[1] + total[2] - total[0])).mean(-1)
+
+    expected = statistic_interval(drawn_one_by_one, [np.arange(6)])
+    interval = counts.miou()
+    for end in ("estimate", "low", "high"):
+        assert getattr(interval, end) == pytest.approx(getattr(expected, end))
 
 
 def test_the_interval_of_miou_holds_the_scores_of_other_samples_of_images():

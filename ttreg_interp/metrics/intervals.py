@@ -5,10 +5,10 @@ tensor on any device, and works in float64. Resampling is over images: values of
 image are not independent, so reduce them to one value per image first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import floor, log10
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttreg_interp.errors import DataError
+from ttreg_interp.metrics._resampling import RESAMPLES, Statistic, interval_ends, rows_at_once
 from ttreg_interp.metrics._values import Values, as_truth, as_values, check_paired
-
-RESAMPLES = 9999
-"""Bootstrap resamples, and sign flips where they cannot all be enumerated; scipy's default."""
-
-_CHUNK = 2**22
-"""Numbers held at once while resampling: bounds memory at about 100 MB for any number of images."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +144,12 @@ def paired_difference(a: Values, b: Values, seed: int = 0, level: float = 0.95) 
 
 
 def statistic_interval(
-    statistic: Callable[..., np.ndarray | np.floating],
+    statistic: Statistic,
     columns: Sequence[Values],
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """A statistic that is not a mean over images (a ratio of sums, say), with its bootstrap interval.
+    """A statistic that is not a mean over images, with its bootstrap interval.
 
     Args:
         statistic: takes the columns as arrays and `axis=`, the axis of the images, which it removes.
@@ -170,9 +165,8 @@ def statistic_interval(
             a statistic that is undefined on a resample.
 
     Example:
-        >>> ratio = lambda hit, all, axis: hit.sum(axis) / all.sum(axis)
-        >>> statistic_interval(ratio, [[1, 3, 2], [4, 4, 4]]).estimate
-        0.5
+        >>> statistic_interval(np.median, [[1.0, 3.0, 2.0]]).estimate
+        2.0
     """
     if not columns:
         raise DataError("Found no column of values; give at least one with a value per image.")
@@ -180,6 +174,28 @@ def statistic_interval(
     for column in data[1:]:
         check_paired(data[0], column)
     return _bootstrap(data, statistic, seed, level, "bootstrap")
+
+
+def ratio_interval(part: Values, whole: Values, seed: int = 0, level: float = 0.95) -> Interval:
+    """Sum of the parts over sum of the wholes, such as correct pixels over pixels, with its interval.
+
+    Args:
+        part: one value per image.
+        whole: of the same images; images with a larger whole weigh more.
+        seed: of the resampling.
+        level: confidence level.
+
+    Returns:
+        The interval of sum(part) / sum(whole).
+
+    Raises:
+        DataError: as `statistic_interval`; the wholes of a resample may all be 0.
+
+    Example:
+        >>> ratio_interval([1, 3, 2], [4, 4, 4]).estimate
+        0.5
+    """
+    return statistic_interval(_ratio_of_sums, [part, whole], seed, level)
 
 
 def controls_interval(values: Values, level: float = 0.95) -> Interval:
@@ -273,7 +289,7 @@ def sign_flip_test(a: Values, b: Values, seed: int = 0) -> SignFlip:
         np.mean,
         permutation_type="samples",
         n_resamples=RESAMPLES,
-        batch=_rows_at_once(differences.size),
+        batch=rows_at_once(differences.size),
         rng=np.random.default_rng(seed),
     )
     drawn = f"{RESAMPLES} sign flips drawn, seed {seed}"
@@ -317,7 +333,7 @@ def false_discovery(p_values: Values) -> Float[Tensor, " hypothesis"]:
 
 def _bootstrap(
     columns: tuple[np.ndarray, ...],
-    statistic: Callable[..., np.ndarray | np.floating],
+    statistic: Statistic,
     seed: int,
     level: float,
     name: str,
@@ -326,52 +342,22 @@ def _bootstrap(
     _check_level(level)
     low, high, method = np.nan, np.nan, "BCa"
     if any(np.ptp(column) for column in columns):
-        low, high = _interval_ends(columns, statistic, seed, level, method)
+        low, high = interval_ends(columns, statistic, seed, level, method)
     if not np.isfinite([low, high]).all():
         method = "percentile"
-        low, high = _interval_ends(columns, statistic, seed, level, method)
+        low, high = interval_ends(columns, statistic, seed, level, method)
     if not np.isfinite([low, high]).all():
         raise DataError(
             f"The statistic is undefined on some resamples of these {columns[0].size} images (a zero "
             "denominator?); give more images, or a statistic that holds on every resample."
         )
-    n = columns[0].size
     estimate = float(statistic(*columns, axis=-1))
     described = f"{method} {name}, {RESAMPLES} resamples, seed {seed}"
-    return Interval(estimate, float(low), float(high), level, described, n)
+    return Interval(estimate, low, high, level, described, n=columns[0].size)
 
 
-def _interval_ends(
-    columns: tuple[np.ndarray, ...],
-    statistic: Callable[..., np.ndarray | np.floating],
-    seed: int,
-    level: float,
-    method: Literal["BCa", "percentile"],
-) -> tuple[float, float]:
-    import warnings
-
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
-    with warnings.catch_warnings():
-        # An undefined BCa comes back as NaN, which the caller turns into a percentile interval.
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
-        ends = bootstrap(
-            columns,
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=_rows_at_once(columns[0].size),
-            confidence_level=level,
-            method=method,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return float(ends.low), float(ends.high)
-
-
-def _rows_at_once(n: int) -> int:
-    return max(1, _CHUNK // n)
+def _ratio_of_sums(part: np.ndarray, whole: np.ndarray, axis: int) -> np.ndarray | np.floating:
+    return part.sum(axis=axis) / whole.sum(axis=axis)
 
 
 def _differences(a: Values, b: Values) -> np.ndarray:

@@ -15,7 +15,12 @@ from torch.nn.functional import interpolate
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics._values import check_classes, check_finite
-from ttreg_interp.metrics.intervals import Interval, mean_interval, statistic_interval
+from ttreg_interp.metrics.intervals import (
+    Interval,
+    mean_interval,
+    ratio_interval,
+    statistic_interval,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +57,8 @@ class Overlap:
 
     def pixel_accuracy(self, seed: int = 0, level: float = 0.95) -> Interval:
         """Share of all pixels that were predicted correctly, with its interval over images."""
-        columns = [counts.sum(dim=1) for counts in (self.intersection, self.labelled)]
-        return statistic_interval(_ratio_of_sums, columns, seed, level)
+        correct, pixels = self.intersection.sum(dim=1), self.labelled.sum(dim=1)
+        return ratio_interval(correct, pixels, seed, level)
 
 
 def overlap(
@@ -267,7 +272,3 @@ def _miou(
     union = predicted + labelled - intersection
     seen = union > 0
     return (intersection / np.where(seen, union, 1)).sum(axis=-1) / seen.sum(axis=-1)
-
-
-def _ratio_of_sums(part: np.ndarray, whole: np.ndarray, axis: int) -> np.ndarray | np.floating:
-    return part.sum(axis=axis) / whole.sum(axis=axis)
