@@ -7,7 +7,7 @@ A source file is a module of this package with four functions:
 - `preprocess(tower, image_size)`: its image preprocessing where the object in hand tells, else None;
 - `load(request)`: a `Loaded` by name, from a hub, a local checkpoint, or with random weights.
 
-`docs/how-to/add-a-model.md` walks through one of 40 lines.
+`docs/how-to/add-a-model.md` walks through a whole one.
 """
 
 from collections.abc import Callable
