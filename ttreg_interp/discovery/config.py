@@ -60,8 +60,9 @@ class FindConfig:
     """Share of the images kept back from scoring, on which top_k and the evidence are measured."""
     survey_images: int = 64
     """Images from which threshold and layers are found."""
-    sparsity_filter: bool = False
-    """Count a neuron in an image only if it is below 0.5 on at least half of the tokens (reference)."""
+    sparsity: tuple[float, float] | None = None
+    """Activation and share: count a neuron in an image only if it is below that activation on at
+    least that share of the tokens. The authors' optional filter, with (0.5, 0.5). None: no filter."""
     recursions: int = 0
     """Further searches on the edited model, whose neurons join the list (arXiv 2605.05206)."""
     evidence: bool = True

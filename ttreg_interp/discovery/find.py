@@ -139,7 +139,7 @@ def _evidence(
 ) -> dict[str, Any]:
     pairs = [row[:2] for row in choice.ranking[: max(2 * choice.k, choice.k + 50)]]
     layers = range(min(pair[0] for pair in pairs), max(pair[0] for pair in pairs) + 1)
-    observer = Observer(run.model, state.detection, layers, run.config.sparsity_filter)
+    observer = Observer(run.model, state.detection, layers, run.config.sparsity)
     seed = run.config.seed
     statistics = image_statistics(observer, run.sample(), pairs, seed)
     assert run.config.score is not None

@@ -50,8 +50,8 @@ class Observer:
     """How outliers are told."""
     layers: range
     """Layers whose neurons are looked at; empty to count outliers only."""
-    sparsity_filter: bool = False
-    """Whether to read all neurons on all tokens for the reference's filter."""
+    sparsity: tuple[float, float] | None = None
+    """The reference's filter, which reads all neurons on all tokens."""
 
     def __call__(self, batch: Batch, blank: Float[Tensor, "token d_model"]) -> Observation:
         """Run one batch.
@@ -70,13 +70,16 @@ class Observer:
             (f"blocks.{last}.hook_resid_post", partial(_keep, kept, "resid")),
             ("hook_embed", partial(self._compare_neighbours, kept, blank, batch)),
         ]
-        if self.sparsity_filter:
-            hooks += [(f"blocks.{i}.mlp.hook_post", _quiet_reader(quiet, i)) for i in self.layers]
+        if self.sparsity is not None:
+            hooks += [
+                (f"blocks.{layer}.mlp.hook_post", _quiet_reader(quiet, layer, *self.sparsity))
+                for layer in self.layers
+            ]
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             inputs = stack.enter_context(mlp_inputs(self.model, self.layers))
             stack.enter_context(self.model.hooks(fwd_hooks=hooks))
-            self.model(batch.pixels, stop_at_layer=last + 1)
+            self.model(batch.pixels, stop_at_layer=max(last + 1, self.layers.stop))
         return self._observed(batch, kept, inputs, quiet)
 
     def _observed(
@@ -115,10 +118,11 @@ def _keep(kept: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> 
     kept[name] = activation.detach()
 
 
-def _quiet_reader(quiet: dict[int, Tensor], layer: int) -> Callable[..., None]:
+def _quiet_reader(
+    quiet: dict[int, Tensor], layer: int, activation: float, share: float
+) -> Callable[..., None]:
     def read(post: Tensor, hook: Any) -> None:
-        # the authors' filter, with their default numbers
-        quiet[layer] = (post < 0.5).float().mean(dim=1) >= 0.5
+        quiet[layer] = (post < activation).float().mean(dim=1) >= share
 
     return read
 

@@ -57,7 +57,7 @@ def search_again(
 
 
 def _edited_sums(run: ScoringRun, state: RunState, found: NeuronSet, searched: range) -> ExactSums:
-    observer = Observer(run.model, state.detection, searched, run.config.sparsity_filter)
+    observer = Observer(run.model, state.detection, searched, run.config.sparsity)
     sums, shard = ExactSums(), current_shard()
     with run.model.intervened(TestTimeRegister(found)):
         for number, batch in enumerate(run.batches()):

@@ -25,7 +25,7 @@ _CHOICES = (
     "detect_layer",
     "held_out",
     "survey_images",
-    "sparsity_filter",
+    "sparsity",
     "batch_size",
     "seed",
 )
@@ -104,7 +104,7 @@ class ScoringRun:
         if state.complete:
             return state
         layers = self.layers(state.detection.detect_layer)
-        observer = Observer(self.model, state.detection, layers, self.config.sparsity_filter)
+        observer = Observer(self.model, state.detection, layers, self.config.sparsity)
         left = islice(self.batches(), state.batches, None)
         for batch in shown(left, "scores", progress):
             if state.shard.takes(state.batches):
