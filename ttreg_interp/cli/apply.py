@@ -63,9 +63,12 @@ class Apply(ModelOptions, ImageOptions):
             if not self.intervention.is_file():
                 raise DataError(f"No intervention file at {self.intervention}.")
             return Intervention.from_json(self.intervention.read_text(encoding="utf-8"))
-        neurons = RegisterNeurons.load(self.neurons)
-        neurons.check_model(model, strict=not self.force)
-        return TestTimeRegister(neurons, n_registers=self.n_registers, semantics=self.semantics)
+        assert self.neurons is not None
+        found = RegisterNeurons.load(self.neurons)
+        found.check_model(model, strict=not self.force)
+        return TestTimeRegister(
+            found.neurons, n_registers=self.n_registers, semantics=self.semantics
+        )
 
     def _provenance(self, model: Any, source: Any) -> dict[str, Any]:
         from ttreg_interp.hooked import weights_hash

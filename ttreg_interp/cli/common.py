@@ -93,4 +93,8 @@ def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
     from tqdm import tqdm
 
     with tqdm(total=total, desc=what, unit="img", file=sys.stderr, disable=None) as bar:
-        yield bar.update
+
+        def advance(n_images: int) -> None:
+            bar.update(n_images)
+
+        yield advance

@@ -5,6 +5,8 @@ shapes are TransformerLens'. `hook_mask` is ours: additive attention logits, whi
 intervention hide or weigh keys while attention stays fused.
 """
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -22,6 +24,8 @@ class HookedNorm(nn.Module):
     normalized = (x - mean) / scale,  scale = sqrt(var + eps),  output = normalized * w + b
     (RMSNorm: mean = 0, var = mean of squares).
     """
+
+    norm: Any
 
     def __init__(self, norm: nn.Module):
         super().__init__()
@@ -64,7 +68,7 @@ def _is_rms_norm(norm: nn.Module) -> bool:
     return isinstance(norm, nn.RMSNorm) or "rmsnorm" in type(norm).__name__.lower()
 
 
-def _eps(norm: nn.Module, dtype: torch.dtype) -> float:
+def _eps(norm: Any, dtype: torch.dtype) -> float:
     """Libraries call it `eps` or `variance_epsilon`; torch's RMSNorm may leave it None."""
     eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
     return torch.finfo(dtype).eps if eps is None else eps
@@ -97,17 +101,13 @@ class HookedAttention(nn.Module):
         # and masks count from the end.
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if self.parts.rotate is not None:
-            q, k = self._rotated(q, k, positions)
+            q, k = self.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), positions)
+            q, k = self.hook_rot_q(q.transpose(1, 2)), self.hook_rot_k(k.transpose(1, 2))
         q, k, v = (
             rearrange(x, "batch token head d_head -> batch head token d_head") for x in (q, k, v)
         )
         z = rearrange(self._mix(q, k, v), "batch head token d_head -> batch token head d_head")
         return self._output(self.hook_z(self._gated(z, x)))
-
-    def _rotated(self, q: Tensor, k: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Queries and keys turned by position; a table of None turns nothing."""
-        q, k = self.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), positions)
-        return self.hook_rot_q(q.transpose(1, 2)), self.hook_rot_k(k.transpose(1, 2))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""

@@ -36,21 +36,21 @@ class ViTActivationCache(ActivationCache):
             self._from_full_embed(), *args, **kwargs
         )
 
-    def apply_ln_to_stack(
-        self, residual_stack: Tensor, layer: int | None = None, **kwargs: Any
-    ) -> Tensor:
+    def apply_ln_to_stack(self, residual_stack: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply a layer's cached norm to a stack; see `ActivationCache.apply_ln_to_stack`.
 
         Raises:
             UnsupportedModelError: the final norm of this model reads the pooled vector, so that
                 it has no scale per token.
         """
-        if layer in (None, -1, self.model.cfg.n_layers) and self.model.parts.norm_after_pool:
+        model: Any = self.model
+        layer = args[0] if args else kwargs.get("layer")
+        if layer in (None, -1, model.cfg.n_layers) and model.parts.norm_after_pool:
             raise UnsupportedModelError(
-                f"{self.model.cfg.model_name} normalises after pooling: its final norm has one scale "
+                f"{model.cfg.model_name} normalises after pooling: its final norm has one scale "
                 "per image, not per token. Use apply_ln=False, or a layer before the last."
             )
-        return super().apply_ln_to_stack(residual_stack, layer, **kwargs)
+        return super().apply_ln_to_stack(residual_stack, *args, **kwargs)
 
     def _from_full_embed(self) -> "ViTActivationCache":
         if "hook_full_embed" not in self.cache_dict:

@@ -140,7 +140,10 @@ def _identity(model: HookedViT, pixels: Tensor) -> Check:
     expected = model(pixels)
     hooks = [(name, lambda activation, hook: activation) for name in model.hook_dict]
     return _within(
-        "identity", model.run_with_hooks(pixels, fwd_hooks=hooks), expected, "all hook points read"
+        "identity",
+        model.run_with_hooks(pixels, fwd_hooks=[*hooks]),
+        expected,
+        "all hook points read",
     )
 
 

@@ -61,7 +61,7 @@ def trace(model: HookedViT, pixels: Float[Tensor, "batch channel height width"])
         (f"blocks.{layer}.hook_resid_post", partial(_keep_norm, norms))
         for layer in range(model.cfg.n_layers)
     ]
-    output = model.run_with_hooks(pixels, fwd_hooks=hooks + rows.fwd_hooks())
+    output = model.run_with_hooks(pixels, fwd_hooks=[*hooks, *rows.fwd_hooks()])
     stacked = torch.stack(norms)
     check_finite_layers(stacked, model.cfg.model_name)
     layout = layout.of_length(stacked.shape[-1])

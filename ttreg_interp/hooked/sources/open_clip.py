@@ -15,7 +15,7 @@ from ttreg_interp.hooked.sources import Loaded, Request, common, timm
 from ttreg_interp.hooked.text import TextTower
 
 
-def tower(module: nn.Module) -> nn.Module | None:
+def tower(module: Any) -> nn.Module | None:
     """The image tower of a CLIP or CoCa model, or the tower itself."""
     if common.is_instance(module, "open_clip", "CLIP", "CustomTextCLIP", "CoCa"):
         return tower(module.visual)
@@ -124,7 +124,8 @@ def _gamma(scale: Any) -> Callable[[], Tensor] | None:
 
 def _attention(attn: Any, gamma: Callable[[], Tensor] | None) -> AttentionParts:
     own = common.is_instance(attn, "open_clip", "Attention")
-    common.require(own or isinstance(attn, nn.MultiheadAttention), attn, "this attention")
+    known = own or common.is_instance(attn, "torch", "MultiheadAttention")
+    common.require(known, attn, "this attention")
     if own:
         common.require(attn.logit_scale is None, attn, "scaled cosine attention")
         common.require(attn.head_scale is None, attn, "a scale per head")
@@ -152,7 +153,8 @@ def preprocess(module: Any, image_size: tuple[int, int]) -> Callable[[Any], Tens
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     config = PreprocessCfg(**getattr(module, "preprocess_cfg", {}))
-    return image_transform_v2(replace(config, size=image_size), is_train=False)
+    transform: Any = image_transform_v2(replace(config, size=image_size), is_train=False)
+    return transform
 
 
 def load(request: Request) -> Loaded:
@@ -168,7 +170,7 @@ def load(request: Request) -> Loaded:
     name, _, tag = (request.name, "", "") if schema else request.name.partition("/")
     _check_known(name, tag, request, schema)
     try:
-        model = open_clip.create_model(
+        model: Any = open_clip.create_model(
             name,
             pretrained=request.checkpoint or (None if request.random else tag or None),
             load_weights=not request.random,
@@ -188,7 +190,7 @@ def load(request: Request) -> Loaded:
             f"open_clip {name}: its image tower {type(model.visual).__name__} is not a plain vision "
             "transformer. Take one whose name begins with 'ViT', 'EVA' or 'coca_ViT'."
         )
-    tokenizer = open_clip.get_tokenizer(name)
+    tokenizer: Any = open_clip.get_tokenizer(name)
     text = TextTower(module=model, tokenize=tokenizer, encode=model.encode_text)
     return Loaded(vision, preprocess(vision, parts(vision).image_size), text)
 

@@ -133,17 +133,17 @@ def _fused(attn: Any, x: Tokens) -> Tensor:
 
 
 def _rotate(
-    attn: Any, layer: int, q: Tensor, k: Tensor, table: Tensor | None
+    attn: Any, layer: int, q: Tensor, k: Tensor, table: Tensor
 ) -> tuple[Tensor, Tensor]:
     """timm's rotary embedding on the patches, which are the last rows; prefix rows stay."""
     from timm.layers import apply_rot_embed_cat
 
-    table = table[layer] if table.ndim == 4 else table  # 'mixed' tables differ by depth
+    own = table[layer] if table.ndim == 4 else table  # 'mixed' tables differ by depth
     half = getattr(attn, "rotate_half", False)
 
     def turn(heads: Tensor) -> Tensor:
-        n_prefix = heads.shape[2] - table.shape[-2]
-        turned = apply_rot_embed_cat(heads[:, :, n_prefix:], table, half=half)
+        n_prefix = heads.shape[2] - own.shape[-2]
+        turned = apply_rot_embed_cat(heads[:, :, n_prefix:], own, half=half)
         return torch.cat((heads[:, :, :n_prefix], turned), dim=2).type_as(heads)
 
     return turn(q), turn(k)
@@ -185,7 +185,8 @@ def preprocess(module: Any, image_size: tuple[int, int]) -> Callable[[Any], Tens
     from timm.data import create_transform, resolve_data_config
 
     config = resolve_data_config({"input_size": (_n_channels(module), *image_size)}, model=module)
-    return create_transform(**config, is_training=False)
+    transform: Any = create_transform(**config, is_training=False)
+    return transform
 
 
 def load(request: Request) -> Loaded:
@@ -205,7 +206,7 @@ def load(request: Request) -> Loaded:
             "timm.list_models() lists all."
         )
     from_hub = not (request.random or request.checkpoint)
-    module = timm.create_model(request.name, pretrained=from_hub).eval()
+    module: Any = timm.create_model(request.name, pretrained=from_hub).eval()
     if request.checkpoint:
         common.load_weights(module, load_state_dict(request.checkpoint), request.checkpoint)
     size = request.image_size or tuple(module.patch_embed.img_size)
