@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
+from PIL import Image
 from torch import nn
 
 GRID, PATCH, WIDTH = 3, 16, 32
@@ -104,3 +106,32 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     ),
     "InternVL [CLS]": lambda: make(hf.InternVLVisionModel, use_mean_pooling=False),
 }
+
+
+def language() -> Any:
+    """The configuration of a tiny language model."""
+    return hf.Qwen2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        vocab_size=32,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+
+
+def llava(model_class: Any, vision: Any) -> nn.Module:
+    """A LLaVA-style model around a tower of the configuration of `vision`."""
+    config = model_class.config_class(
+        vision_config=vision.config, text_config=language(), image_token_id=3, image_token_index=3
+    )
+    return model_class(config).eval()
+
+
+def noise(height: int, width: int) -> Image.Image:
+    """An image of random pixels."""
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
