@@ -1,5 +1,6 @@
 """Recording a run: the maps of a few images under every arm, written to a run directory."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import count
@@ -15,7 +16,8 @@ from ttreg_interp.hooked import HookedViT
 from ttreg_interp.hooked.load import weights_hash
 from ttreg_interp.interventions import Intervention, NeuronSet
 from ttreg_interp.provenance import versions
-from ttreg_interp.report.observe import Observer, Plan
+from ttreg_interp.report.observe import Observer
+from ttreg_interp.report.plan import plan_arms
 from ttreg_interp.report.run import SCHEMA, Run
 from ttreg_interp.report.thumbnails import thumbnails
 
@@ -50,8 +52,8 @@ def record_run(
         neurons: neurons to map, in any form that `NeuronSet.of` takes.
         n_images: how many images, the first ones.
         batch_size: images in one forward pass.
-        summary: further tables for the report, by section: `effect`, `causal`, `neurons`,
-            `calibration` (see the how-to "Read the report").
+        summary: further sections of the report, as plain values: `effect`, `neurons`,
+            `calibration`, `causal`, or any table (see the how-to "Read the report").
 
     Returns:
         `out`, with `run.json` and `maps.safetensors`.
@@ -65,25 +67,25 @@ def record_run(
         raise DataError('No arms to record. Give at least one, e.g. {"intact": Empty()}.')
     chosen = NeuronSet.of(neurons if neurons is not None else {})
     chosen.check(model.cfg.n_layers, model.cfg.d_mlp, model.cfg.model_name)
+    if isinstance(images, Tensor):
+        n_images = min(n_images, len(images))
     observers: dict[str, Observer] = {}
     names: list[str] = []
     pictures: list[Tensor] = []
     for batch_names, pixels in _batches(model, images, n_images, batch_size):
+        if not observers:
+            plans = plan_arms(model, pixels.shape, arms, n_images)
+            observers = {arm: Observer(model, plan, chosen) for arm, plan in plans.items()}
         for arm, intervention in arms.items():
-            if arm not in observers:
-                plan = Plan.within(model, pixels.shape, intervention, n_images * len(arms))
-                observers[arm] = Observer(model, plan, chosen)
             with model.intervened(intervention):
                 observers[arm].run(pixels)
         names += batch_names
         pictures.append(thumbnails(pixels, model.preprocess))
     if not names:
         raise DataError("No images to record: the source was empty.")
-    maps = {"thumbnails": torch.cat(pictures)}
-    for i, observer in enumerate(observers.values()):
-        maps |= {f"{i}.{name}": map_ for name, map_ in observer.maps().items()}
-    info = _info(model, arms, observers, names, chosen) | {"summary": dict(summary or {})}
-    return Run(info, maps).save(out)
+    info = _info(model, arms, observers, names) | {"neurons": [list(pair) for pair in chosen]}
+    maps = {"thumbnails": torch.cat(pictures)} | _maps(observers, info)
+    return Run(info | {"summary": _plain(summary or {})}, maps).save(out)
 
 
 def _batches(
@@ -107,7 +109,12 @@ def _named(
             yield [f"image {next(numbers)}" for _ in pixels], pixels
         return
     for batch in images.batches(model.preprocess, batch_size):
-        yield [Path(path).name for path in batch.paths], batch.pixels
+        yield [_printable(Path(path).name) for path in batch.paths], batch.pixels
+
+
+def _printable(name: str) -> str:
+    """A file name may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _info(
@@ -115,10 +122,9 @@ def _info(
     arms: Mapping[str, Intervention],
     observers: Mapping[str, Observer],
     names: list[str],
-    neurons: NeuronSet,
 ) -> dict[str, Any]:
     cfg = model.cfg
-    height, width = model.image_size
+    code = next(iter(observers.values())).plan.code
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -126,12 +132,14 @@ def _info(
         "model": {
             "name": cfg.model_name,
             "family": model.parts.family,
-            "weights": weights_hash(model.source),
+            "weights_hash": weights_hash(model.source),
             "n_layers": cfg.n_layers,
             "n_heads": cfg.n_heads,
             "d_model": cfg.d_model,
-            "image_size": [height, width],
+            "d_mlp": cfg.d_mlp,
+            "dtype": str(cfg.dtype).removeprefix("torch."),
         },
+        "attention": {"n_keys": code.n_keys, "relative_error": code.relative_error},
         "arms": [
             {
                 "name": name,
@@ -142,5 +150,30 @@ def _info(
             for name, observer in observers.items()
         ],
         "images": [{"name": name} for name in names],
-        "neurons": [list(pair) for pair in neurons],
     }
+
+
+def _maps(observers: Mapping[str, Observer], info: dict[str, Any]) -> dict[str, Tensor]:
+    """All maps by name; notes in `info` whether attention leaves the tokens under some arm.
+
+    The first key, attention to elsewhere, stays only if it holds something.
+    """
+    by_arm = [observer.maps() for observer in observers.values()]
+    kinds = next(iter(observers.values())).plan.rows
+    elsewhere = any(bool(maps[kind][..., 0].any()) for maps in by_arm for kind in kinds)
+    info["attention"]["elsewhere"] = elsewhere
+    first_key = 0 if elsewhere else 1
+    return {
+        f"{i}.{kind}": map_[..., first_key:] if kind in kinds else map_
+        for i, maps in enumerate(by_arm)
+        for kind, map_ in maps.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

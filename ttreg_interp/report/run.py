@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ttreg_interp.errors import ArtifactError
@@ -26,17 +26,27 @@ class Run:
     """`run.json`: model, arms, images, provenance, and the caller's tables under `summary`."""
     maps: dict[str, Tensor]
     """`maps.safetensors`: `thumbnails` [batch, height, width, channel], and by arm number i
-    `{i}.norms` [batch, layer, token], `{i}.pattern` [batch, layer, query, key],
-    `{i}.heads` [batch, layer, head, query, key], `{i}.neurons` [batch, neuron, token]."""
+    `{i}.norms` [batch, layer, token], `{i}.tokens` [batch, layer, query, key], `{i}.heads`
+    [batch, layer, head, query, key], `{i}.exact` like tokens, `{i}.neurons` [batch, neuron, token],
+    `{i}.output` [batch, output]; attention as codes, its axes as the arm's plan says."""
+
+    def of_arm(self, number: int) -> dict[str, Tensor]:
+        """The maps of one arm, by kind."""
+        start = f"{number}."
+        return {
+            name.removeprefix(start): map_
+            for name, map_ in self.maps.items()
+            if name.startswith(start)
+        }
 
     def save(self, folder: Path | str) -> Path:
         """Write both files, each whole or not at all; `run.json` last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{MAPS_FILE}.{os.getpid()}"
-        save_file({name: map_.contiguous() for name, map_ in self.maps.items()}, part)
+        part.write_bytes(save({name: map_.contiguous() for name, map_ in self.maps.items()}))
         part.replace(folder / MAPS_FILE)
-        write_whole(folder / RUN_FILE, json.dumps(self.info, indent=1))
+        write_whole(folder / RUN_FILE, json.dumps(self.info, indent=1, allow_nan=False))
         return folder
 
     @classmethod
