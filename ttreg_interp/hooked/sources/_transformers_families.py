@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ttreg_interp.hooked.parts import Pixels, Tokens, ViTParts
 from ttreg_interp.hooked.sources import _transformers_trunks as trunks
 from ttreg_interp.hooked.sources import common
-from ttreg_interp.hooked.sources._transformers_trunks import Size, Trunk
+from ttreg_interp.hooked.sources._transformers_trunks import Trunk
 
 
 def reader(module: nn.Module) -> Callable[[Any], ViTParts] | None:
@@ -46,37 +46,41 @@ def _cls(tokens: Tokens) -> Tensor:
     return tokens[:, 0]
 
 
-def _resizing(forward: Callable[..., Any], size: Size) -> Callable[[Pixels], Any]:
+def _mean_patch(tokens: Tokens) -> Tensor:
+    """The mean of the patches after one [CLS]."""
+    return tokens[:, 1:].mean(dim=1)
+
+
+def _mean(tokens: Tokens) -> Tensor:
+    return tokens.mean(dim=1)
+
+
+def _resizing(forward: Callable[..., Any], trunk: Trunk) -> Callable[[Pixels], Any]:
     """The source's forward, told to interpolate position embeddings at other sizes than its own."""
+    size = trunk.keywords["image_size"]
     return lambda pixels: forward(pixels, interpolate_pos_encoding=trunks.is_other(pixels, size))
 
 
 def _vit(module: Any) -> ViTParts:
-    forward = _resizing(module, trunks.pair(module.embeddings.image_size))
+    trunk = trunks.vit(module)
+    forward = _resizing(module, trunk)
     if module.pooler is None:
-        return _finish(
-            module, trunks.vit(module), _cls, lambda pixels: _cls(forward(pixels).last_hidden_state)
-        )
-    dense, activation = module.pooler.dense, module.pooler.activation
-    head = nn.Sequential(dense, activation)
-    return _finish(
-        module, trunks.vit(module), _cls, lambda pixels: forward(pixels).pooler_output, head
-    )
+        return _finish(module, trunk, _cls, lambda pixels: _cls(forward(pixels).last_hidden_state))
+    head = nn.Sequential(module.pooler.dense, module.pooler.activation)
+    return _finish(module, trunk, _cls, lambda pixels: forward(pixels).pooler_output, head)
 
 
 def _vit_classifier(module: Any) -> ViTParts:
-    base = module.base_model
-    forward = _resizing(module, trunks.pair(base.embeddings.image_size))
-    return _finish(
-        module, trunks.vit(base), _cls, lambda pixels: forward(pixels).logits, module.classifier
-    )
+    trunk = trunks.vit(module.base_model)
+    forward = _resizing(module, trunk)
+    return _finish(module, trunk, _cls, lambda pixels: forward(pixels).logits, module.classifier)
 
 
 def _deit_with_teacher(module: Any) -> ViTParts:
-    base = module.base_model
-    forward = _resizing(module, trunks.pair(base.embeddings.image_size))
+    trunk = trunks.vit(module.base_model)
+    forward = _resizing(module, trunk)
     cls_head, distillation_head = module.cls_classifier, module.distillation_classifier
-    return trunks.vit(base)(
+    return trunk(
         family=common.class_name(module),
         pool=lambda tokens: tokens[:, :2],
         project=lambda pooled: (cls_head(pooled[:, 0]) + distillation_head(pooled[:, 1])) / 2,
@@ -84,47 +88,39 @@ def _deit_with_teacher(module: Any) -> ViTParts:
     )
 
 
+def _clip_trunk(base: Any) -> Trunk:
+    norms = {"ln_pre": base.pre_layrnorm, "ln_final": base.post_layernorm}
+    return trunks.clip(base, **norms, norm_after_pool=True)
+
+
+def _clip_tower(module: Any) -> ViTParts:
+    trunk = _clip_trunk(module)
+    forward = _resizing(module, trunk)
+    return _finish(module, trunk, _cls, lambda pixels: forward(pixels).pooler_output)
+
+
+def _clip_projected(module: Any) -> ViTParts:
+    trunk, head = _clip_trunk(module.vision_model), module.visual_projection
+    forward = _resizing(module, trunk)
+    return _finish(module, trunk, _cls, lambda pixels: forward(pixels).image_embeds, head)
+
+
 def _clip(module: Any) -> ViTParts:
-    """CLIPVisionModel, and the two classes that project what it pools."""
-    projecting = not common.is_instance(module, "transformers", "CLIPVisionModel")
-    base = module.vision_model if projecting else module
-    trunk = trunks.clip(
-        base, ln_pre=base.pre_layrnorm, ln_final=base.post_layernorm, norm_after_pool=True
-    )
-    if not projecting:
-        forward = _resizing(module, trunks.pair(base.embeddings.image_size))
-        return _finish(module, trunk, _cls, lambda pixels: forward(pixels).pooler_output)
-    whole = common.is_instance(module, "transformers", "CLIPModel")
-    forward = _resizing(
-        module.get_image_features if whole else module, trunks.pair(base.embeddings.image_size)
-    )
-    embedding = "pooler_output" if whole else "image_embeds"
-    return _finish(
-        module,
-        trunk,
-        _cls,
-        lambda pixels: forward(pixels)[embedding],
-        module.visual_projection,
-    )
+    trunk, head = _clip_trunk(module.vision_model), module.visual_projection
+    forward = _resizing(module.get_image_features, trunk)
+    return _finish(module, trunk, _cls, lambda pixels: forward(pixels).pooler_output, head)
 
 
 def _clip_classifier(module: Any) -> ViTParts:
     """CLIPForImageClassification reads the mean patch and leaves the final norm out."""
-    base = module.vision_model
-    forward = _resizing(module, trunks.pair(base.embeddings.image_size))
-    return _finish(
-        module,
-        trunks.clip(base, ln_pre=base.pre_layrnorm),
-        lambda tokens: tokens[:, 1:].mean(dim=1),
-        lambda pixels: forward(pixels).logits,
-        module.classifier,
-    )
+    trunk = trunks.clip(module.vision_model, ln_pre=module.vision_model.pre_layrnorm)
+    forward, head = _resizing(module, trunk), module.classifier
+    return _finish(module, trunk, _mean_patch, lambda pixels: forward(pixels).logits, head)
 
 
 def _siglip(module: Any) -> ViTParts:
-    forward = _resizing(module, trunks.pair(module.embeddings.image_size))
     trunk = trunks.clip(module, ln_final=module.post_layernorm, n_cls=0)
-    return _attention_pooled(module, trunk, forward)
+    return _attention_pooled(module, trunk, _resizing(module, trunk))
 
 
 def _siglip2(module: Any) -> ViTParts:
@@ -134,17 +130,8 @@ def _siglip2(module: Any) -> ViTParts:
 def _attention_pooled(module: Any, trunk: Trunk, forward: Callable[[Pixels], Any]) -> ViTParts:
     """SigLIP's pooled output; without its pooling head, as in many LLaVA towers, the mean token."""
     if module.use_head:
-        return _finish(
-            module,
-            trunk,
-            module.head,
-            lambda pixels: forward(pixels).pooler_output,
-        )
+        return _finish(module, trunk, module.head, lambda pixels: forward(pixels).pooler_output)
     return _finish(module, trunk, _mean, lambda pixels: _mean(forward(pixels).last_hidden_state))
-
-
-def _mean(tokens: Tokens) -> Tensor:
-    return tokens.mean(dim=1)
 
 
 def _siglip_classifier(module: Any) -> ViTParts:
@@ -153,7 +140,7 @@ def _siglip_classifier(module: Any) -> ViTParts:
         trunk, forward = trunks.siglip2(base), _naflex(module, base)
     else:
         trunk = trunks.clip(base, ln_final=base.post_layernorm, n_cls=0)
-        forward = _resizing(module, trunks.pair(base.embeddings.image_size))
+        forward = _resizing(module, trunk)
     return _finish(module, trunk, _mean, lambda pixels: forward(pixels).logits, module.classifier)
 
 
@@ -195,8 +182,7 @@ def _dinov3(module: Any) -> ViTParts:
 
 def _internvl(module: Any) -> ViTParts:
     """The source returns tokens only; its configuration names the pooling."""
-    mean_of_patches = lambda tokens: tokens[:, 1:].mean(dim=1)
-    pool = mean_of_patches if module.config.use_mean_pooling else _cls
+    pool = _mean_patch if module.config.use_mean_pooling else _cls
     return _finish(
         module, trunks.internvl(module), pool, lambda pixels: pool(module(pixels).last_hidden_state)
     )
@@ -209,8 +195,8 @@ READERS: dict[str, Callable[[Any], ViTParts]] = {
     "DeiTForImageClassification": _vit_classifier,
     "DeiTForImageClassificationWithTeacher": _deit_with_teacher,
     "CLIPModel": _clip,
-    "CLIPVisionModel": _clip,
-    "CLIPVisionModelWithProjection": _clip,
+    "CLIPVisionModel": _clip_tower,
+    "CLIPVisionModelWithProjection": _clip_projected,
     "CLIPForImageClassification": _clip_classifier,
     "SiglipVisionModel": _siglip,
     "SiglipForImageClassification": _siglip_classifier,
