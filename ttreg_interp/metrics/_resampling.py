@@ -12,8 +12,8 @@ Statistic: TypeAlias = Callable[..., np.ndarray | np.floating]
 RESAMPLES = 9999
 """Bootstrap resamples, and sign flips where they cannot all be enumerated; scipy's default."""
 
-_CHUNK = 2**22
-"""Numbers held at once while resampling: bounds memory at about 100 MB for any number of images."""
+_CHUNK = 2**18
+"""Numbers held at once while resampling: memory stays small, and the numbers in the cache."""
 
 
 def interval_ends(
