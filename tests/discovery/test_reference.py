@@ -1,7 +1,6 @@
 """semantics="reference" gives what the authors' code gave on the same weights and images."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from ttreg_interp.discovery.scoring import ScoringRun, score
 from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.hooked import HookedViT
 
-GOLDEN = Path(__file__).resolve().parents[2] / ".." / "shared" / "golden"
 CASES = (
     "rank_a",
     "rank_b_sparse",
@@ -28,20 +26,19 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def golden():
-    file = GOLDEN / "ref_clip_small.safetensors"
-    if not file.exists():
-        pytest.skip("golden tensors of the reference are not on this machine")
+def reference(golden):
+    """Tensors and case descriptions of the authors' code."""
+    file = golden / "ref_clip_small.safetensors"
     cases = json.loads(file.with_suffix(".json").read_text())
     return {name: tensor.float() for name, tensor in load_file(file).items()}, cases
 
 
 @pytest.fixture(scope="module")
-def model(golden):
+def model(reference):
     from open_clip.transformer import VisionTransformer
 
     tower = VisionTransformer(64, 16, 128, 6, 2, 4.0, output_dim=64)
-    weights = {k.removeprefix("w."): v for k, v in golden[0].items() if k.startswith("w.")}
+    weights = {k.removeprefix("w."): v for k, v in reference[0].items() if k.startswith("w.")}
     tower.load_state_dict(weights)
     return HookedViT.wrap(tower.eval())
 
@@ -68,8 +65,8 @@ def config_of(case: dict) -> FindConfig:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scores_and_ranking_are_the_reference_s(golden, model, name):
-    tensors, cases = golden
+def test_scores_and_ranking_are_the_reference_s(reference, model, name):
+    tensors, cases = reference
     config = config_of(cases[name])
     run = ScoringRun.of(model, tensors["x"], config)
     state = score(run, None, progress=False)
@@ -88,8 +85,8 @@ def test_scores_and_ranking_are_the_reference_s(golden, model, name):
             assert pairs[place] == wanted[place]
 
 
-def test_the_outlier_tokens_are_the_reference_s_with_cls_among_them(golden, model):
-    tensors, cases = golden
+def test_the_outlier_tokens_are_the_reference_s_with_cls_among_them(reference, model):
+    tensors, cases = reference
     name = "rank_d_low_threshold_includes_cls"
     run = ScoringRun.of(model, tensors["x"], config_of(cases[name]))
     state = run.start(Shard())
@@ -100,8 +97,8 @@ def test_the_outlier_tokens_are_the_reference_s_with_cls_among_them(golden, mode
     assert int(seen.outliers[:, 0].sum()) == cases[name]["cls_outliers"]
 
 
-def test_a_token_at_the_threshold_is_no_outlier(golden, model):
-    tensors, _ = golden
+def test_a_token_at_the_threshold_is_no_outlier(reference, model):
+    tensors, _ = reference
     norms = residual_norms(model, tensors["x"])[0][-1, 1]
     highest = float(norms.max())
     config = FindConfig(

@@ -1,21 +1,14 @@
 """Choices that the data make: the layers to search, and how many neurons to take."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from ttreg_interp.discovery.capture import resolve_layer, token_norms
+from ttreg_interp.discovery.capture import resolve_layer
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.scores import NeuronScores
-from ttreg_interp.discovery.survey import Detection, candidate_rows
+from ttreg_interp.discovery.trial import Trial
 from ttreg_interp.errors import DataError
-from ttreg_interp.interventions.base import Empty, Intervention
 from ttreg_interp.interventions.neuron_set import NeuronSet
-from ttreg_interp.interventions.registers import TestTimeRegister
 
 LAYER_SHARE = 0.005
 """A layer is searched if its neurons wrote at least this share of the outliers' excess."""
@@ -27,78 +20,6 @@ CLEAR_GAP = 3.0
 """A ratio of neighbouring scores that parts register neurons from the rest."""
 
 Ranking = list[tuple[int, int, float]]
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """Held-out images under one intervention."""
-
-    outliers: Float[Tensor, " image"]
-    """Outliers of each image."""
-    drift: Float[Tensor, " image"]
-    """1 - cosine of the output to the intact model's."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Held-out images, and what the intact model makes of them."""
-
-    model: Any
-    """A HookedViT."""
-    detection: Detection
-    """How outliers are told: the threshold of the intact model, for every arm."""
-    batches: tuple[Tensor, ...]
-    """Pixels of the held-out images."""
-    intact: tuple[Tensor, ...]
-    """Outputs of the intact model."""
-    outliers: Float[Tensor, " image"]
-    """Outliers of each image in the intact model."""
-
-    @classmethod
-    def of(cls, model: Any, detection: Detection, batches: Iterable[Tensor]) -> "Trial":
-        """Run the intact model once."""
-        kept = tuple(batches)
-        runs = [_outputs_and_outliers(model, detection, pixels) for pixels in kept]
-        counts = torch.cat([count for _, count in runs]) if runs else torch.zeros(0)
-        return cls(model, detection, kept, tuple(output for output, _ in runs), counts)
-
-    @property
-    def n_images(self) -> int:
-        """Held-out images."""
-        return len(self.outliers)
-
-    def run(self, intervention: Intervention) -> ArmResult:
-        """The same images under an intervention."""
-        outliers, drift = [], []
-        for pixels, intact in zip(self.batches, self.intact, strict=True):
-            with self.model.intervened(intervention):
-                output, count = _outputs_and_outliers(self.model, self.detection, pixels)
-            outliers.append(count)
-            drift.append(1 - torch.cosine_similarity(output, intact, dim=-1))
-        return ArmResult(torch.cat(outliers), torch.cat(drift))
-
-    def shifted(self, neurons: Iterable[tuple[int, int]]) -> ArmResult:
-        """The same images with these neurons moved to a test-time register; none: the model as is."""
-        chosen = NeuronSet.of(list(neurons))
-        return self.run(TestTimeRegister(chosen) if len(chosen) else Empty())
-
-    def left(self, result: ArmResult) -> float:
-        """Share of the outliers that an arm leaves."""
-        return float(result.outliers.sum() / self.outliers.sum().clamp_min(1))
-
-
-def _outputs_and_outliers(
-    model: Any, detection: Detection, pixels: Tensor
-) -> tuple[Tensor, Tensor]:
-    norms: list[Tensor] = []
-    site = f"blocks.{detection.detect_layer}.hook_resid_post"
-    read = (site, lambda resid, hook: norms.append(token_norms(resid)))
-    with torch.no_grad(), model.hooks(fwd_hooks=[read]):
-        output = model(pixels)
-    layout = model.layout(pixels.shape).of_length(norms[0].shape[1])
-    rows = norms[0][:, candidate_rows(layout, detection.candidates)]
-    count = (rows > detection.threshold.value).sum(dim=1)
-    return output.flatten(1).float(), count.double().cpu()
 
 
 def search_range(model: Any, config: FindConfig, scores: NeuronScores, detect_layer: int) -> range:
@@ -195,27 +116,29 @@ def clear_gap(ranking: Ranking, least: float) -> int:
 
 @dataclass(frozen=True)
 class Choice:
-    """The neurons taken, and why as many."""
+    """The neurons taken, and why these."""
 
-    neurons: NeuronSet
-    """The first k of the ranking."""
-    ranking: Ranking
-    """All searched neurons, best first."""
-    k: int
-    """How many are taken."""
+    chosen: Ranking
+    """Rows of the ranking."""
     curve: list[CurvePoint]
     """What was measured on the way."""
-    caveats: tuple[str, ...]
+    caveats: tuple[str, ...] = ()
     """Where the choice falls short."""
+
+    @property
+    def neurons(self) -> NeuronSet:
+        """The neurons taken."""
+        return NeuronSet.of([row[:2] for row in self.chosen])
 
 
 def choose_neurons(
     trial: Trial, ranking: Ranking, config: FindConfig, least: float, base: NeuronSet | None = None
 ) -> Choice:
-    """As few of the best neurons as suppress the outliers; then those behind them up to a clear gap.
+    """As few of the best neurons as suppress the outliers; then what stands clear behind them.
 
-    The second part matters where neurons start what others amplify: they write little themselves,
-    yet stand clear of the rest. It is for projections only, which have a unit.
+    The second part finds neurons that start what others amplify: they write little themselves, yet
+    stand clear of the rest, and still fire once the others are moved. It needs a score with a unit,
+    so it is for projections only.
 
     Args:
         trial: held-out images.
@@ -226,27 +149,52 @@ def choose_neurons(
     """
     base = NeuronSet() if base is None else base
     curve = GreedyCurve(trial, ranking, base)
-    k, caveats = _count(curve, config, least)
-    if curve[k].drift > config.guard and config.top_k is None:
-        within = [point.k for point in curve.points if point.k and point.drift <= config.guard]
-        caveats += (
-            f"Moving {k} neurons changes the output by {curve[k].drift:.2f} (1 - cosine), more than "
-            f"the guard of {config.guard:g}; {max(within, default=1)} are taken.",
-        )
-        k = max(within, default=1)
-    return Choice(NeuronSet.of([r[:2] for r in ranking[:k]]), ranking, k, curve.points, caveats)
-
-
-def _count(curve: GreedyCurve, config: FindConfig, least: float) -> tuple[int, tuple[str, ...]]:
-    limit = min(MOST_NEURONS, len(curve.ranking))
     if config.top_k is not None:
-        return min(config.top_k, len(curve.ranking)), ()
-    needed = curve.least_k(config.suppress_to, limit)
-    if needed is None:
-        best = min(curve.points, key=lambda point: (point.outliers_left, point.k))
-        return best.k, (
-            f"Even {limit} neurons leave {curve[limit].outliers_left:.0%} of the outliers (wanted: "
-            f"{config.suppress_to:.0%}); {best.k} leave the fewest, {best.outliers_left:.0%}.",
-        )
-    gap = clear_gap(curve.ranking[:limit], least) if config.score == "projection" else 0
-    return max(needed, gap), ()
+        chosen = ranking[: config.top_k]
+        _ = curve[len(chosen)]
+        return Choice(chosen, curve.points)
+    limit = min(MOST_NEURONS, len(ranking))
+    k = curve.least_k(config.suppress_to, limit)
+    if k is None:
+        return _best_of(curve, config, limit)
+    if curve[k].drift > config.guard:
+        return _within_guard(curve, config, k)
+    behind: Ranking = []
+    if config.score == "projection":
+        moved = [*base, *(row[:2] for row in ranking[:k])]
+        behind = _still_firing(trial, ranking[k : clear_gap(ranking[:limit], least)], moved)
+    return Choice(ranking[:k] + behind, curve.points)
+
+
+def _still_firing(trial: Trial, rows: Ranking, moved: list[tuple[int, int]]) -> Ranking:
+    """The rows whose neurons keep half their activation at the outliers' places.
+
+    Those that fall silent fire because a token is an outlier; they do not make it one.
+    """
+    if not rows:
+        return []
+    pairs = [row[:2] for row in rows]
+    kept = trial.activation(pairs, moved) / trial.activation(pairs)
+    return [row for row, part in zip(rows, kept.tolist(), strict=True) if part >= 0.5]
+
+
+def _best_of(curve: GreedyCurve, config: FindConfig, limit: int) -> Choice:
+    """Where the outliers stay: what leaves the fewest."""
+    best = min(curve.points, key=lambda point: (point.outliers_left, point.k))
+    caveat = (
+        f"Even {limit} neurons leave {curve[limit].outliers_left:.0%} of the outliers (wanted: "
+        f"{config.suppress_to:.0%}); the {best.k} taken leave {best.outliers_left:.0%}."
+    )
+    return Choice(curve.ranking[: best.k], curve.points, (caveat,))
+
+
+def _within_guard(curve: GreedyCurve, config: FindConfig, k: int) -> Choice:
+    """Where suppressing the outliers costs too much: as many neurons as the guard lets pass."""
+    within = [point.k for point in curve.points if point.drift <= config.guard]
+    taken = max(within, default=1)
+    caveat = (
+        f"Moving the {k} neurons that suppress the outliers changes the output by "
+        f"{curve[k].drift:.2f} (1 - cosine), more than the guard of {config.guard:g}; {taken} are "
+        f"taken, with {curve[taken].drift:.2f}. Raise the guard, or search other layers."
+    )
+    return Choice(curve.ranking[:taken], curve.points, (caveat,))

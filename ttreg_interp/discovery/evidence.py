@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttreg_interp.discovery.calibrate import ArmResult, Trial
 from ttreg_interp.discovery.config import Score
 from ttreg_interp.discovery.observe import Observer, draw_ordinary
 from ttreg_interp.discovery.scores import STATISTICS, ChosenTokens, NeuronScores, layer_statistics
 from ttreg_interp.discovery.stream import Batch
+from ttreg_interp.discovery.trial import ArmResult, Trial
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.move import CopyRegisterValuesTo

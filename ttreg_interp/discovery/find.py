@@ -9,8 +9,7 @@ from torch import Tensor
 from ttreg_interp.discovery.agreement import published_agreement
 from ttreg_interp.discovery.calibrate import (
     NEURON_SHARE,
-    Choice,
-    Trial,
+    Ranking,
     choose_neurons,
     search_range,
 )
@@ -31,6 +30,7 @@ from ttreg_interp.discovery.register_neurons import RegisterNeurons
 from ttreg_interp.discovery.scores import NeuronScores, read_scores
 from ttreg_interp.discovery.scoring import ScoringRun, score
 from ttreg_interp.discovery.stream import held_out
+from ttreg_interp.discovery.trial import Trial
 from ttreg_interp.discovery.weights import weight_check
 from ttreg_interp.interventions.neuron_set import NeuronSet
 
@@ -104,26 +104,26 @@ def conclude(run: ScoringRun, state: RunState) -> RegisterNeurons:
     ranking = scores.ranking(run.config.score, searched)
     choice = choose_neurons(trial, ranking, run.config, NEURON_SHARE * scores.excess)
     again = search_again(run, state, trial, choice.neurons, searched)
+    chosen = [*choice.chosen, *(row for found in again for row in found.ranking)]
+    rows = _kept_rows(chosen, ranking)
     evidence = {
         "outliers": report.to_dict(),
         "searched_layers": [searched.start, searched.stop - 1],
-        "layer_share": dict(
-            zip(map(str, scores.layers), scores.layer_share().tolist(), strict=True)
-        ),
+        "layer_share": {
+            str(i): s for i, s in zip(scores.layers, scores.layer_share().tolist(), strict=True)
+        },
         "excess": scores.excess,
         "curve": [point.to_dict() for point in choice.curve],
         "recursions": [found.to_dict() for found in again],
     }
-    neurons = choice.neurons
-    for found in again:
-        neurons = neurons | found.neurons
-    if run.config.evidence and len(neurons):
-        evidence |= _evidence(run, state, scores, trial, choice, neurons)
+    if run.config.evidence and chosen:
+        compared = rows[: len(chosen) + max(len(chosen), 50)]
+        evidence |= _evidence(run, state, scores, trial, compared, len(chosen))
     return _artefact(
         run,
         report,
-        neurons=neurons,
-        ranking=_ranking(choice, again),
+        neurons=NeuronSet.of([row[:2] for row in chosen]),
+        ranking=tuple(rows),
         evidence=evidence,
         caveats=(*caveats, *choice.caveats),
     )
@@ -134,19 +134,21 @@ def _evidence(
     state: RunState,
     scores: NeuronScores,
     trial: Trial,
-    choice: Choice,
-    neurons: NeuronSet,
+    candidates: Ranking,
+    k: int,
 ) -> dict[str, Any]:
-    pairs = [row[:2] for row in choice.ranking[: max(2 * choice.k, choice.k + 50)]]
-    layers = range(min(pair[0] for pair in pairs), max(pair[0] for pair in pairs) + 1)
+    """Evidence for the first k candidates, the others being the next best."""
+    pairs = [row[:2] for row in candidates]
+    neurons = NeuronSet.of(pairs[:k])
+    layers = range(min(layer for layer, _ in pairs), max(layer for layer, _ in pairs) + 1)
     observer = Observer(run.model, state.detection, layers, run.config.sparsity)
     seed = run.config.seed
     statistics = image_statistics(observer, run.sample(), pairs, seed)
     assert run.config.score is not None
     return {
         "held_out": held_out_arms(trial, neurons, seed),
-        "single": single_neurons(trial, pairs[: choice.k]),
-        "stability": stability(statistics, scores, pairs, run.config.score, choice.k, seed),
+        "single": single_neurons(trial, pairs[:k]),
+        "stability": stability(statistics, scores, pairs, run.config.score, k, seed),
         "weights": weight_check(run.model, neurons, scores.direction, seed),
         "published": published_agreement(run.model, neurons),
     }
@@ -176,14 +178,12 @@ def _collect(run: ScoringRun, wanted: Any) -> list[Tensor]:
     return list(torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size))
 
 
-def _ranking(choice: Choice, again: list[Any]) -> tuple[tuple[int, int, float], ...]:
-    """The chosen neurons in order, those of later searches behind them, then the next best."""
-    chosen = list(choice.ranking[: choice.k])
-    for found in again:
-        chosen += found.ranking
+def _kept_rows(chosen: Ranking, ranking: Ranking) -> Ranking:
+    """The chosen neurons, then the next best."""
     taken = {row[:2] for row in chosen}
-    rest = [row for row in choice.ranking[choice.k :] if row[:2] not in taken]
-    return tuple([*chosen, *rest][: max(KEPT_ROWS, 2 * len(chosen))])
+    n_rows = max(KEPT_ROWS, 2 * len(chosen))
+    rest = [row for row in ranking[:n_rows] if row[:2] not in taken]
+    return [*chosen, *rest][:n_rows]
 
 
 def _artefact(run: ScoringRun, report: OutlierReport, **fields: Any) -> RegisterNeurons:

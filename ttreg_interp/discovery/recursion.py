@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ttreg_interp.discovery.calibrate import NEURON_SHARE, Choice, Trial, choose_neurons
+from ttreg_interp.discovery.calibrate import NEURON_SHARE, Choice, choose_neurons
 from ttreg_interp.discovery.checkpoint import RunState
 from ttreg_interp.discovery.distributed import current_shard, summed
 from ttreg_interp.discovery.exact import ExactSums
 from ttreg_interp.discovery.observe import Observer
 from ttreg_interp.discovery.scores import add_batch, read_scores
 from ttreg_interp.discovery.scoring import ScoringRun
+from ttreg_interp.discovery.trial import Trial
 from ttreg_interp.interventions.neuron_set import NeuronSet
 from ttreg_interp.interventions.registers import TestTimeRegister
 
@@ -50,8 +51,7 @@ def search_again(
         if not n_images:
             return [*results, Recursion(NeuronSet(), (), 0)]
         choice = _choose(run, trial, found, searched, sums)
-        rows = tuple(choice.ranking[: choice.k])
-        results.append(Recursion(choice.neurons, rows, n_images))
+        results.append(Recursion(choice.neurons, tuple(choice.chosen), n_images))
         found = found | choice.neurons
     return results
 
