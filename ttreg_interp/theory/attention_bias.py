@@ -40,8 +40,9 @@ class FitOptions:
     """Which layers get a bias. None: all, as in the paper."""
     teacher: Teacher = "intact"
     """Whose heads least squares follows: those of the intact model, or of the register arm."""
-    ridge: float = 0.0
-    """Pull of least squares towards the mean v', in units of squared attention."""
+    ridge: float = 1e-6
+    """Pull of least squares towards the mean v', in units of squared attention: a head that puts less
+    than about the square root of it on k' keeps the mean. 0 refuses such heads."""
     steps: int = 300
     """Adam steps of a trained fit."""
     learning_rate: float = 0.02
