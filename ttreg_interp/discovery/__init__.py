@@ -1,6 +1,10 @@
 """Which neurons make the outliers: found from many images, with evidence beside the list."""
 
 from ttreg_interp.discovery.agreement import Agreement, compare_neurons
+from ttreg_interp.discovery.attention_artefacts import (
+    AttentionArtefactReport,
+    find_attention_artefacts,
+)
 from ttreg_interp.discovery.checkpoint import Shard, merge
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.distributed import torchrun
@@ -13,6 +17,7 @@ from ttreg_interp.discovery.scoring import score_shard
 
 __all__ = [
     "Agreement",
+    "AttentionArtefactReport",
     "FindConfig",
     "LayerNorms",
     "NeuronScores",
@@ -20,6 +25,7 @@ __all__ = [
     "RegisterNeurons",
     "Shard",
     "compare_neurons",
+    "find_attention_artefacts",
     "find_outliers",
     "find_register_neurons",
     "merge",

@@ -65,12 +65,18 @@ class ImageStream:
         """The images as `model` wants them.
 
         Raises:
-            DataError: an iterator, which a second pass would find empty.
+            DataError: an iterator, which a second pass would find empty; or image files for a model
+                without preprocessing.
         """
         if isinstance(images, Iterator):
             raise DataError(
                 f"Images are read more than once; found the iterator {type(images).__name__}, which "
                 "is empty after one pass. Give a list, a Dataset, or tt.images(...)."
+            )
+        if isinstance(images, ImageSource) and model.preprocess is None:
+            raise DataError(
+                f"{model.cfg.model_name} does not know how its images are preprocessed. Set "
+                "model.preprocess, or give pixels."
             )
         cfg = model.cfg
         return cls(images, model.preprocess, batch_size, workers, cfg.device, cfg.dtype)

@@ -21,6 +21,9 @@ COMPLETE = 0.98
 STRONG = 0.8
 """A layer shows the outliers if share x log separation reaches this share of the largest."""
 
+EMERGED = 4.0
+"""Outliers have emerged where the largest norm is this many times the median."""
+
 
 @dataclass(frozen=True)
 class NormSurvey:
@@ -152,6 +155,8 @@ def _log(value: float) -> float:
 
 
 def _emergence(survey: NormSurvey, detect_layer: int) -> int:
-    """The first layer whose largest norms stand out half as far, in logarithms, as they ever do."""
-    ratio = survey.max_over_median[: detect_layer + 1, 1].log()
-    return int((ratio >= ratio.max() / 2).nonzero()[0])
+    """The first layer whose largest norm is 4 times the median, or stands out half as far, in
+    logarithms, as it ever does."""
+    ratio = survey.max_over_median[: detect_layer + 1, 1]
+    emerged = ratio >= min(EMERGED, float(ratio.max()) ** 0.5)
+    return int(emerged.nonzero()[0])
