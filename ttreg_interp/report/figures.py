@@ -1,29 +1,36 @@
-"""Figures for papers and the terminal's user: maps before and after, and curves by layer."""
+"""Figures for papers: maps before and after, and curves by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics.trace import Effect, Example
+from ttreg_interp.report.curves import arm_layout, reader_rows
+from ttreg_interp.report.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 6.75
-"""Inches: a page of two columns, the text width of most conferences."""
+"""Inches: the text width of most conferences."""
 BEFORE, AFTER, REGISTER = "#0072B2", "#D55E00", "#000000"
 """Okabe and Ito's palette, told apart by all common kinds of colour vision."""
+STYLE: dict[Any, Any] = {"font.size": 8, "axes.titlesize": 8, "svg.hashsalt": "ttreg_interp"}
+"""Of every figure; the salt makes equal figures equal files."""
 
 
 def before_after_figure(
-    effect: Effect | Sequence[Example], path: Path | str, layer: int = -1
+    source: Effect | Sequence[Example] | Path | str, path: Path | str, layer: int = -1
 ) -> list[Path]:
-    """Norm and [CLS] attention maps of a few images, before and after, one colour scale a pair.
+    """Maps of patch norms and of attention to patches, before and after; one colour scale a pair.
 
     Args:
-        effect: what `measure_effect(..., n_examples=4)` returned, or its examples.
+        source: what `measure_effect(..., n_examples=4)` returned, or its examples; or a run
+            directory, of which the first four images and two arms are drawn, with the images.
         path: file name without suffix; `.png` and `.svg` are written.
         layer: which layer's maps; negative numbers count from the end.
 
@@ -32,32 +39,34 @@ def before_after_figure(
 
     Raises:
         DataError: no examples, or no such layer.
+        ArtifactError: no readable run directory.
     """
-    examples = effect.examples if isinstance(effect, Effect) else tuple(effect)
+    examples, pictures = _examples(source)
     if not examples:
         raise DataError("No examples to draw: measure the effect with n_examples=4 or so.")
-    n_layers = len(examples[0].norms_before)
+    n_layers, height, width = examples[0].norms_before.shape
     if not -n_layers <= layer < n_layers:
         raise DataError(f"No layer {layer}: the maps have layers 0 to {n_layers - 1}.")
-    pairs = (
-        ("patch norm", "norms_before", "norms_after", "viridis"),
-        ("[CLS] attention", "attention_before", "attention_after", "cividis"),
-    )
-    figure, axes = _subplots(len(examples), 4, examples[0].norms_before[0].shape)
-    for row, example in zip(axes, examples, strict=True):
-        row[0].set_ylabel(_short(example.name))
-        for side, (_, before, after, colours) in enumerate(pairs):
-            maps = [getattr(example, name)[layer].float().numpy() for name in (before, after)]
-            _draw_pair(figure, row[2 * side : 2 * side + 2], maps, colours)
-    for side, (title, *_) in enumerate(pairs):
-        axes[0][2 * side].set_title(f"{title}, before")
-        axes[0][2 * side + 1].set_title(f"{title}, after")
-    figure.suptitle(f"layer {layer % n_layers}", fontsize="medium")
-    return _save(figure, path)
+    sheet = _Sheet(len(examples), height / width, bool(pictures))
+    with _figure(sheet.size, path) as (figure, files):
+        for row, example in enumerate(examples):
+            name = sheet.axes(figure, row, sheet.name_column)
+            name.set_ylabel(_short(example.name))
+            if pictures:
+                name.imshow(pictures[row].numpy(), aspect="auto")
+            for side, (what, colours) in enumerate(_MAPS.items()):
+                maps = [getattr(example, f"{what}_{when}")[layer] for when in ("before", "after")]
+                _draw_pair(
+                    figure, sheet, (row, side), [one.float().numpy() for one in maps], colours
+                )
+        for side, what in enumerate(("patch norm", "attention to patches")):
+            title = f"{what}, layer {layer % n_layers}"
+            figure.text(*sheet.title_place(side), title, ha="center")
+    return files
 
 
 def layer_curves_figure(effect: Effect, path: Path | str) -> list[Path]:
-    """By layer: largest and median patch norm, and attention on patches and on the register.
+    """By layer: largest and median patch norm, and attention to patches and to the register.
 
     Args:
         effect: what `measure_effect` returned.
@@ -66,74 +75,165 @@ def layer_curves_figure(effect: Effect, path: Path | str) -> list[Path]:
     Returns:
         The files.
     """
-    plt = _pyplot()
-    layers = [row.layer for row in effect.layers]
-    figure, (norms, attention) = plt.subplots(1, 2, figsize=(WIDTH, 2.4), layout="constrained")
-
-    def curve(axes: "Axes", name: str, label: str, colour: str, style: str = "-") -> None:
-        values = [getattr(row, name) for row in effect.layers]
-        axes.plot(layers, values, style, color=colour, label=label, marker="o", markersize=3)
-
-    curve(norms, "max_norm_before", "largest, before", BEFORE)
-    curve(norms, "max_norm_after", "largest, after", AFTER)
-    curve(norms, "median_norm_before", "median, before", BEFORE, ":")
-    curve(norms, "median_norm_after", "median, after", AFTER, ":")
-    norms.set(xlabel="layer", ylabel="patch norm", yscale="log")
-    curve(attention, "max_attention_before", "one patch, before", BEFORE)
-    curve(attention, "max_attention_after", "one patch, after", AFTER)
-    curve(attention, "attention_on_register", "register, after", REGISTER, "--")
-    attention.set(xlabel="layer", ylabel="largest [CLS] attention on")
-    for axes in (norms, attention):
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    return _save(figure, path)
+    with _figure((WIDTH, 2.7), path) as (figure, files):
+        figure.set_layout_engine("constrained")
+        norms, attention = figure.subplots(1, 2)
+        _curve(norms, effect, "max_norm_before", "largest, before", (BEFORE, "-o"))
+        _curve(norms, effect, "max_norm_after", "largest, after", (AFTER, "-s"))
+        _curve(norms, effect, "median_norm_before", "median, before", (BEFORE, ":o"))
+        _curve(norms, effect, "median_norm_after", "median, after", (AFTER, ":s"))
+        norms.set(xlabel="layer", ylabel="patch norm")
+        if _spread(effect) > 10:
+            _count_in_decades(norms)
+        _curve(attention, effect, "max_attention_before", "one patch, before", (BEFORE, "-o"))
+        _curve(attention, effect, "max_attention_after", "one patch, after", (AFTER, "-s"))
+        if effect.intervention.n_added_tokens:
+            drawn = ("attention_on_register", "register, after")
+            _curve(attention, effect, *drawn, (REGISTER, "--^"))
+        attention.set(xlabel="layer", ylabel="share of attention", ylim=(0, None))
+        for axes in (norms, attention):
+            _finish(axes)
+    return files
 
 
-def _pyplot() -> Any:
+@contextmanager
+def _figure(size: tuple[float, float], path: Path | str) -> Iterator[tuple["Figure", list[Path]]]:
+    """A figure, and the files that it is saved to afterwards."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 8, "svg.hashsalt": "ttreg_interp"})
-    return plt
-
-
-def _subplots(rows: int, columns: int, grid: Sequence[int]) -> tuple["Figure", Any]:
-    """Axes without ticks, as high as maps of this grid need."""
-    height = rows * WIDTH / columns * grid[0] / grid[1] + 0.5
-    figure, axes = _pyplot().subplots(
-        rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained"
-    )
-    for one in axes.flat:
-        one.set(xticks=[], yticks=[])
-    return figure, axes
-
-
-def _draw_pair(figure: "Figure", axes: Any, maps: list[Any], colours: str) -> None:
-    """Two maps under one colour scale, with its bar."""
-    low, high = min(map(_least, maps)), max(float(one.max()) for one in maps)
-    images = [
-        one.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-        for one, values in zip(axes, maps, strict=True)
-    ]
-    figure.colorbar(images[0], ax=list(axes), fraction=0.05, pad=0.02)
-
-
-def _least(values: Any) -> float:
-    return float(values.min())
-
-
-def _short(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def _save(figure: "Figure", path: Path | str) -> list[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(path.name + suffix) for suffix in (".png", ".svg")]
-    for file in files:
-        figure.savefig(file, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else None)
-    _pyplot().close(figure)
-    return files
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        yield figure, files
+        figure.savefig(files[0], dpi=200)
+        figure.savefig(files[1], metadata={"Date": None})
+
+
+def _examples(
+    source: Effect | Sequence[Example] | Path | str,
+) -> tuple[tuple[Example, ...], list[Any]]:
+    """Examples, and their pictures where the source is a run directory."""
+    if isinstance(source, Effect):
+        return source.examples, []
+    if not isinstance(source, Path | str):
+        return tuple(source), []
+    run = Run.load(source)
+    if len(run.info["arms"]) < 2:
+        raise DataError(f"{source} has one arm; before and after are two.")
+    norms, attention = [], []
+    for number in (0, 1):
+        layout = arm_layout(run.info["arms"][number])
+        norms.append(layout.grid(run.of_arm(number)["norms"]))
+        attention.append(layout.grid(reader_rows(run, number)))
+    names = [image["name"] for image in run.info["images"][:4]]
+    maps = zip(names, *norms, *attention, strict=False)
+    return tuple(Example(*row) for row in maps), list(run.maps["thumbnails"][: len(names)])
+
+
+_MAPS = {"norms": "viridis", "attention": "magma"}
+"""Fields of an Example by the start of their name, and their colours."""
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Where the maps stand, in inches: name or picture, then two pairs of maps with their bars."""
+
+    n_rows: int
+    aspect: float
+    with_pictures: bool
+
+    @property
+    def map_width(self) -> float:
+        n_maps = 4 + self.with_pictures
+        return (WIDTH - 0.3 - 0.1 * self.with_pictures - 2 * 0.62) / n_maps
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return WIDTH, 0.45 + self.n_rows * (self.map_width * self.aspect + 0.09)
+
+    @property
+    def name_column(self) -> tuple[float, float]:
+        """Left end and width."""
+        return 0.22, self.map_width if self.with_pictures else 0.01
+
+    def column(self, side: int, place: int) -> tuple[float, float]:
+        """Left end and width of before (0), after (1) or the bar (2) of a pair."""
+        start = 0.22 + self.with_pictures * (self.map_width + 0.1) + 0.04
+        start += side * (2 * self.map_width + 0.62)
+        return start + place * (self.map_width + 0.05), self.map_width if place < 2 else 0.06
+
+    def axes(self, figure: "Figure", row: int, column: tuple[float, float]) -> "Axes":
+        width, height = self.size
+        map_height = self.map_width * self.aspect
+        top = 0.4 + row * (map_height + 0.09)
+        left, right = column
+        box = (left / width, 1 - (top + map_height) / height, right / width, map_height / height)
+        made = figure.add_axes(box, xticks=[], yticks=[])
+        made.spines[:].set_visible(False)
+        return made
+
+    def title_place(self, side: int) -> tuple[float, float]:
+        middle = self.column(side, 1)[0] - 0.025
+        return middle / self.size[0], 1 - 0.16 / self.size[1]
+
+
+def _draw_pair(
+    figure: "Figure", sheet: _Sheet, place: tuple[int, int], maps: list[Any], colours: str
+) -> None:
+    """Two maps, before and after, under one colour scale with its bar."""
+    from matplotlib.ticker import MaxNLocator
+
+    row, side = place
+    limits = {"vmin": min(one.min() for one in maps), "vmax": max(one.max() for one in maps)}
+    both = [sheet.axes(figure, row, sheet.column(side, i)) for i in (0, 1)]
+    drawn = [
+        axes.imshow(values, cmap=colours, interpolation="nearest", aspect="auto", **limits)
+        for axes, values in zip(both, maps, strict=True)
+    ]
+    for axes, title in zip(both, ("before", "after"), strict=True):
+        axes.set_title(title if row == 0 else "", pad=3)
+    bar = figure.colorbar(drawn[0], cax=sheet.axes(figure, row, sheet.column(side, 2)))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
+    bar.ax.tick_params(length=2, pad=2)
+    bar.outline.set_visible(False)
+
+
+def _curve(axes: "Axes", effect: Effect, name: str, label: str, look: tuple[str, str]) -> None:
+    colour, style = look
+    layers = [row.layer for row in effect.layers]
+    values = [getattr(row, name) for row in effect.layers]
+    axes.plot(layers, values, style, color=colour, label=label, markersize=3)
+
+
+def _spread(effect: Effect) -> float:
+    """Largest norm in units of the smallest median."""
+    largest = max(max(row.max_norm_before, row.max_norm_after) for row in effect.layers)
+    least = min(min(row.median_norm_before, row.median_norm_after) for row in effect.layers)
+    return largest / least if least > 0 else 1.0
+
+
+def _count_in_decades(axes: "Axes") -> None:
+    """A logarithmic axis with 1, 2, 5, 10, ... written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _finish(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _short(name: str, length: int = 22) -> str:
+    """Names stand beside a map; `$` would start a formula."""
+    shown = name if len(name) <= length else f"{name[: length - 1]}…"
+    return shown.replace("$", r"\$")

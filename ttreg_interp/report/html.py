@@ -17,7 +17,7 @@ from ttreg_interp.report.curves import arm_layout, read_curves
 from ttreg_interp.report.neurons import facts_table, neuron_facts
 from ttreg_interp.report.pack import Plane, pack_codes, pack_floats
 from ttreg_interp.report.run import Run, write_whole
-from ttreg_interp.report.sections import charts, make_table, tables
+from ttreg_interp.report.sections import calibration, make_table, tables
 from ttreg_interp.report.words import cards, sentences
 
 SCRIPTS = ("decode.js", "maps.js", "colour.js", "chart.js", "neurons.js", "app.js")
@@ -62,6 +62,7 @@ def _page_file(name: str) -> str:
 def _context(run: Run) -> dict[str, Any]:
     """What the template shows by itself, and `facts` for the scripts."""
     info, curves, neurons = run.info, read_curves(run), neuron_facts(run)
+    charted = calibration(info["summary"])
     facts = {
         "n_layers": info["model"]["n_layers"],
         "n_heads": info["model"]["n_heads"],
@@ -73,13 +74,14 @@ def _context(run: Run) -> dict[str, Any]:
         ],
         "neurons": [asdict(one) for one in neurons],
         "curves": [asdict(one) for one in curves],
-        "charts": [asdict(one) for one in charts(info["summary"])],
+        "charts": [asdict(chart) for chart, _ in charted],
     }
     return {
         "info": info,
         "facts": facts,
         "sentences": sentences(info, curves),
         "cards": cards(info, curves),
+        "charted": charted,
         "tables": tables(info["summary"]),
         "neuron_table": make_table("neurons", facts_table(neurons)) if neurons else None,
         "arms_json": [json.dumps(arm["intervention"], indent=1) for arm in info["arms"]],

@@ -80,7 +80,9 @@ def record_run(
             with model.intervened(intervention):
                 observers[arm].run(pixels)
         names += batch_names
-        pictures.append(thumbnails(pixels, model.preprocess))
+        # Who prepared a tensor is not known, so its own range stands for black and white.
+        prepared = None if isinstance(images, Tensor) else model.preprocess
+        pictures.append(thumbnails(pixels, prepared))
     if not names:
         raise DataError("No images to record: the source was empty.")
     info = _info(model, arms, observers, names) | {"neurons": [list(pair) for pair in chosen]}

@@ -69,18 +69,19 @@ def make_table(title: str, rows: Sequence[Row]) -> Table:
     )
 
 
-def charts(summary: Mapping[str, Any]) -> list[Chart]:
-    """The calibration curve, if the caller gave one: rows with an abscissa and other numbers."""
-    rows = calibration_rows(summary)
+def calibration(summary: Mapping[str, Any]) -> list[tuple[Chart, Table]]:
+    """The calibration curve and its table, if the caller gave rows with two or more numbers."""
+    rows = _calibration_rows(summary)
     numeric = [name for name in (rows[0] if rows else ()) if _is_number(rows[0][name])]
     if len(rows) < 2 or len(numeric) < 2:
         return []
     x, *names = numeric
     series = tuple((_title(name), tuple(row.get(name) for row in rows)) for name in names)
-    return [Chart("Calibration", _title(x), tuple(row[x] for row in rows), series)]
+    chart = Chart("Calibration", _title(x), tuple(row[x] for row in rows), series)
+    return [(chart, make_table("calibration", rows))]
 
 
-def calibration_rows(summary: Mapping[str, Any]) -> list[Row]:
+def _calibration_rows(summary: Mapping[str, Any]) -> list[Row]:
     """From `calibration`, or from the evidence inside `neurons`."""
     found = summary.get("calibration")
     if found is None and isinstance(summary.get("neurons"), Mapping):
@@ -90,7 +91,7 @@ def calibration_rows(summary: Mapping[str, Any]) -> list[Row]:
 
 def _sections(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Sections by name: an effect becomes its output's intervals, neurons their ranking."""
-    sections = dict(summary)
+    sections = {name: value for name, value in summary.items() if name != "calibration"}
     effect = sections.pop("effect", None)
     if isinstance(effect, Mapping):
         sections = {"effect": _effect_rows(effect)} | sections

@@ -205,11 +205,11 @@ function drawImageCurves(sides) {
     const rows = layers.map((layer) => maps.attention(side, layer, state.head, state.query));
     series.norm.push(
       { name: `${side.arm.name}: largest`, colour, values: norms.map((one) => one[one.length - 1]) },
-      { name: "median", colour, dashed: true, values: norms.map(median) });
+      { name: `${side.arm.name}: median`, colour, dashed: true, values: norms.map(median) });
     series.attention.push({ name: `${side.arm.name}: one patch`, colour,
       values: rows.map((row) => row && Math.max(...row.values.slice(start))) });
     if (side.arm.prefix.some(isAdded)) {
-      series.attention.push({ name: "added tokens", colour, dashed: true,
+      series.attention.push({ name: `${side.arm.name}: added tokens`, colour, dashed: true,
         values: rows.map((row) => row && addedAttention(side.arm, row)) });
     }
   });
@@ -236,13 +236,13 @@ function drawRunCurves() {
   drawChart(find("run-norm-curve"), { ...rest, title: "Patch norm",
     series: coloured.flatMap(({ name, colour, max_norm, median_norm }) => [
       { name: `${name}: largest`, colour, values: max_norm },
-      { name: "median", colour, dashed: true, values: median_norm }]) });
+      { name: `${name}: median`, colour, dashed: true, values: median_norm }]) });
   drawChart(find("run-attention-curve"), { ...rest, format: formatShare,
     title: `Attention of ${base.n_cls ? "[CLS]" : "the mean patch"}, mean over heads`,
     series: coloured.flatMap(({ name, colour, max_attention, register_attention }) => [
       { name: `${name}: one patch`, colour, values: max_attention },
       ...(register_attention
-        ? [{ name: "added tokens", colour, dashed: true, values: register_attention }] : [])]) });
+        ? [{ name: `${name}: added tokens`, colour, dashed: true, values: register_attention }] : [])]) });
   facts.charts.forEach((chart, number) => {
     drawChart(find(`chart-${number}`), { title: chart.title, xLabel: chart.x_label, x: chart.x,
       series: chart.series.map(([name, values], i) => ({ name, values, colour: armColour(i) })) });

@@ -73,6 +73,5 @@ function formatNumber(value) {
 
 function formatShare(value) {
   const percent = 100 * value;
-  if (percent >= 10) return `${percent.toFixed(0)} %`;
-  return percent >= 0.1 ? `${Number(percent.toPrecision(2))} %` : `${Number(percent.toPrecision(1))} %`;
+  return `${percent >= 10 ? percent.toFixed(0) : Number(percent.toPrecision(percent >= 0.1 ? 2 : 1))}%`;
 }
