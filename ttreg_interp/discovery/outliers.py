@@ -1,6 +1,6 @@
 """Outliers of a model: where, how many, how strong, since which layer, and what places them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -202,10 +202,8 @@ def find_outliers(
     return OutlierReport.of(model, survey, detection, read_priors(sums))
 
 
-def shown(batches: Iterable[Batch], what: str, progress: bool) -> Iterable[Batch]:
-    """The batches, with a progress bar if wanted."""
-    if not progress:
-        return batches
+def shown(batches: Iterable[Batch], what: str, progress: bool) -> Iterator[Batch]:
+    """The batches, with a progress bar if wanted and standard error is a terminal."""
     from tqdm.auto import tqdm
 
-    return tqdm(batches, desc=what, unit="batch")
+    yield from tqdm(batches, desc=what, unit="batch", disable=None if progress else True)
