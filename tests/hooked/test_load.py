@@ -177,3 +177,11 @@ def test_the_real_vit_tiny_sees_what_its_source_sees(assets):
     pixels = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.equal(model(pixels), model.source(pixels))
+
+
+def test_another_size_stays_through_a_copy():
+    import copy
+
+    model = load("hf:facebook/dinov2-small?random", image_size=(70, 112))
+    assert model.image_size == copy.deepcopy(model).image_size == (70, 112)
+    assert (model.layout().height, model.layout().width) == (5, 8)

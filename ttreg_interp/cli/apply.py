@@ -39,15 +39,17 @@ class Apply(ModelOptions, ImageOptions):
         model = self.load()
         intervention = self._intervention(model)
         source = self.open()
+        batches = source.batches(model.preprocess, self.batch_size, self.workers)
         with counting(len(source), "apply") as progress:
             effect = measure_effect(
                 model,
-                source.batches(model.preprocess, self.batch_size, self.workers),
+                batches,
                 intervention,
                 n_examples=self.n_examples,
                 progress=progress,
             )
         summary = {**effect.to_dict(), **self._provenance(model, source)}
+        summary["images"]["skipped"] = [str(skipped) for skipped in batches.skipped]
         self._write(model, source, intervention, effect, summary)
         emit(summary, self.json, *effect_tables(effect), f"results in {self.out}")
         return 0
@@ -66,6 +68,10 @@ class Apply(ModelOptions, ImageOptions):
         assert self.neurons is not None
         found = RegisterNeurons.load(self.neurons)
         found.check_model(model, strict=not self.force)
+        if not len(found):
+            raise DataError(
+                f"{self.neurons} holds no neurons, so there is nothing to move: {found}"
+            )
         return TestTimeRegister(
             found.neurons, n_registers=self.n_registers, semantics=self.semantics
         )
@@ -78,10 +84,7 @@ class Apply(ModelOptions, ImageOptions):
             "model": model.spec,
             "weights_hash": weights_hash(model.source),
             "image_size": list(model.image_size),
-            "images": {
-                "digest": source.digest(),
-                "skipped": [str(skip) for skip in source.skipped],
-            },
+            "images": {"digest": source.digest()},
             "versions": versions(),
         }
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from ttreg_interp.cli.common import emit, table, write_json
 
+CONTROL = "as many random neurons zeroed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
@@ -61,7 +63,7 @@ class Demo:
         from ttreg_interp.interventions import TestTimeRegister, ZeroNeurons
 
         controls = {
-            f"{len(found)} random neurons zeroed, draw {seed}": ZeroNeurons(
+            f"{CONTROL}, draw {seed}": ZeroNeurons(
                 found.neurons.matched_random(self.seed + seed, model.cfg.d_mlp)
             )
             for seed in range(self.n_controls)
@@ -102,15 +104,24 @@ class Demo:
 
 
 def effect_table(body: dict[str, Any]) -> Any:
-    """Arms of a summary, one row each, for a terminal."""
-    from ttreg_interp.metrics.intervals import Interval
+    """Arms of a summary for a terminal; the random controls share a row."""
+    from ttreg_interp.metrics.intervals import Interval, controls_interval
 
     rows = table(
         "What each arm does", "arm", "max/median patch norm, last layer", "change of [CLS]"
     )
     before = next(iter(body["arms"].values()))["layers"][-1]["max_over_median_before"]
     rows.add_row("intact", f"{before:.1f}", "0")
+    controls = []
     for name, effect in body["arms"].items():
         change = Interval(**effect["output"]["relative_change"])
-        rows.add_row(name, f"{effect['layers'][-1]['max_over_median_after']:.1f}", str(change))
+        ratio = effect["layers"][-1]["max_over_median_after"]
+        if name.startswith(CONTROL):
+            controls.append((ratio, change.estimate))
+        else:
+            rows.add_row(name, f"{ratio:.1f}", str(change))
+    if len(controls) > 1:
+        ratios, changes = zip(*controls, strict=True)
+        name = f"{CONTROL}, {len(controls)} draws"
+        rows.add_row(name, f"{sum(ratios) / len(ratios):.1f}", str(controls_interval(changes)))
     return rows

@@ -1,7 +1,7 @@
 """Model specs to hooked models."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -103,6 +103,8 @@ def load(
             _perturb(loaded.module)
     check_finite_weights(loaded.module, spec)
     model = HookedViT.wrap(loaded.module)
+    if size and model.parts.resizable:
+        model.parts = replace(model.parts, image_size=size)
     model.preprocess, model.text, model.spec = loaded.preprocess, loaded.text, str(parsed)
     model = model.to(device=device, dtype=dtype)
     if model.text is not None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -223,13 +224,15 @@ class HookedViT(WeightStacks, HookedRootModule):
                 f"{found}; expected [batch, {self.parts.n_channels}, height, width]. "
                 "Pass model.preprocess(image)[None]."
             )
+        if (height, width) == self.image_size:  # a stride may leave out the last pixels of that
+            return height, width
         patch_height, patch_width = self.parts.patch_size
         if height % patch_height or width % patch_width or min(height, width) == 0:
             raise LayoutError(
                 f"{found}; height and width must be multiples of the patch, {patch_height} x "
                 f"{patch_width} pixels. Resize or crop, e.g. to {self.image_size}."
             )
-        if (height, width) != self.image_size and not self.parts.resizable:
+        if not self.parts.resizable:
             raise LayoutError(
                 f"{found}; this model takes {self.image_size} only. Load it for another size: "
                 f"tt.load(spec, image_size=({height}, {width}))."
@@ -310,6 +313,7 @@ class HookedViT(WeightStacks, HookedRootModule):
 
     def __deepcopy__(self, memo: dict) -> "HookedViT":
         twin = type(self).wrap(copy.deepcopy(self.source, memo))
+        twin.parts = replace(twin.parts, image_size=self.image_size)
         twin.preprocess, twin.text, twin.spec, twin._name = (
             self.preprocess,
             self.text,
