@@ -100,3 +100,13 @@ def hooked(vit: nn.Module) -> HookedViT:
 
 def noise_images(n: int = 16, seed: int = 0, size: int = 64) -> Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def erase(vit: nn.Module, layer: int, along: int, size: float) -> nn.Module:
+    """Let a neuron of a late layer take back what was pushed, as the last block of some models does."""
+    mlp = vit.blocks[layer].mlp
+    mlp.fc1.weight[60] = 8 * direction(along)
+    mlp.fc1.bias[60] = -16
+    mlp.fc2.weight[:, 60] = -size / 48 * direction(along)  # LayerNorm shows the push as sqrt(WIDTH)
+    return vit

@@ -37,18 +37,22 @@ class ExactSums:
         Raises:
             ContractError: NaN, inf, or a sum that no longer fits.
         """
-        self.count(name, (values.double() * SCALE).round().nan_to_num(_LIMIT * 2.0).long())
+        scaled = (values.double() * SCALE).round()
+        if not bool((scaled.abs() < _LIMIT).all()):  # false for NaN too
+            raise _too_large(name)
+        self.count(name, scaled.long())
 
     def count(self, name: str, values: Shaped[Tensor, "*shape"]) -> None:
-        """Add whole numbers."""
+        """Add whole numbers.
+
+        Raises:
+            ContractError: a sum that no longer fits.
+        """
         added = values.long().cpu()
         total = self.sums[name].add_(added) if name in self.sums else added.clone()
-        self.sums[name] = total
         if total.numel() and int(total.abs().max()) > _LIMIT:
-            raise ContractError(
-                f"The running sum {name!r} left the range of fixed-point numbers: an activation is "
-                "NaN, infinite, or above 1e9. Run the model in a wider dtype."
-            )
+            raise _too_large(name)
+        self.sums[name] = total
 
     def __getitem__(self, name: str) -> Float[Tensor, "*shape"]:
         """A sum of real numbers."""
@@ -66,3 +70,10 @@ class ExactSums:
             for name, values in part.sums.items():
                 total.count(name, values)
         return total
+
+
+def _too_large(name: str) -> ContractError:
+    return ContractError(
+        f"The running sum {name!r} left the range of fixed-point numbers: an activation is NaN, "
+        "infinite, or above 1e9. Run the model in a wider dtype."
+    )

@@ -21,6 +21,10 @@ DEFAULTS: dict[ThresholdRule, float | None] = {
 }
 """The number of each rule where none is given."""
 
+BULK_WIDTHS = 5
+"""No valley within this many standard deviations (of the log norm, from its lower half) of the
+median: a few tokens of many thousands lie four away in any model."""
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -100,7 +104,7 @@ def _valley(norms: NormHistogram, least_ratio: float) -> Threshold:
         * lower_count
         * (upper_sum / upper_count.clamp_min(1) - lower_sum / lower_count.clamp_min(1)).square()
     )
-    allowed = norms.centres > median * max(width**4, 1.5)
+    allowed = norms.centres > median * max(width**BULK_WIDTHS, 1.5)
     between = torch.where(allowed & (upper_count > 0), between, torch.zeros_like(between))
     rule = f"valley {least_ratio:g}"
     if not between.max():
