@@ -47,7 +47,7 @@ class TokenBlocks:
         if self.side == 1:
             return tokens
         pooled = avg_pool2d(
-            self.layout.grid(tokens).flatten(0, -3)[None],
+            self.layout.grid(tokens).reshape(1, -1, self.layout.height, self.layout.width),
             self.side,
             ceil_mode=True,
             divisor_override=divisor,

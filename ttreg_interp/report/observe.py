@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttreg_interp.errors import LayoutError
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import NeuronSet
 from ttreg_interp.metrics.trace import check_finite_layers
@@ -35,6 +36,7 @@ class Observer:
 
         Raises:
             ContractError: NaN or inf in the residual stream.
+            LayoutError: the arm deletes tokens.
         """
         seen: Seen = {}
         output = self.model.run_with_hooks(pixels, fwd_hooks=self._hooks(seen))
@@ -60,6 +62,13 @@ class Observer:
         return hooks
 
     def _keep_rows(self, seen: Seen, pattern: Tensor, hook: Any) -> None:
+        n_queries, n_tokens = pattern.shape[2], self.plan.layout.n_tokens
+        if n_queries != n_tokens:
+            raise LayoutError(
+                f"{hook.name} has {n_queries} queries where the layout has {n_tokens} tokens: an "
+                "arm deletes tokens on the way, so its maps have no grid. Record MaskTokens, which "
+                "hides the same tokens and keeps their rows."
+            )
         for name, row_set in self.plan.rows.items():
             rows = row_set.read(pattern)
             codes = self.plan.code.encode(rows if row_set.by_head else rows[:, 0])

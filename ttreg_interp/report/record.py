@@ -62,9 +62,13 @@ def record_run(
         DataError: no arms, or no images.
         InterventionError: an arm or the neurons do not fit the model.
         ContractError: NaN or inf in the residual stream.
+        LayoutError: an arm deletes tokens, or images differ in size.
     """
-    if not arms:
-        raise DataError('No arms to record. Give at least one, e.g. {"intact": Empty()}.')
+    if not arms or n_images < 1:
+        raise DataError(
+            f"Nothing to record: {len(arms)} arms, n_images={n_images}. Give at least one of each, "
+            'e.g. arms={"intact": Empty()}.'
+        )
     chosen = NeuronSet.of(neurons if neurons is not None else {})
     chosen.check(model.cfg.n_layers, model.cfg.d_mlp, model.cfg.model_name)
     if isinstance(images, Tensor):

@@ -179,7 +179,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
