@@ -157,6 +157,7 @@ def stability(
     weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     means = {name: weights @ values / n_images for name, values in statistics.items()}
     norms = torch.stack([scores.row_norms[scores.layers.index(i), n] for i, n in pairs])
+    norms = norms.expand(RESAMPLES, -1)  # a resample takes the place of a layer
     resampled = NeuronScores(means, range(0), norms, scores.direction, 0.0, n_images).score(score)
     ranks = resampled.argsort(dim=1, descending=True).argsort(dim=1)
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
