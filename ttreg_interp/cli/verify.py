@@ -17,6 +17,8 @@ class Verify:
     """One or more model specs; `?random` makes one of random weights, without a download."""
     device: str | None = None
     """cpu, cuda, ... Default: cuda where there is one."""
+    image_size: int | None = None
+    """Another resolution in pixels, where the models take it."""
     seed: int = 0
     """Of the noise images and of the overwrites."""
     markdown: bool = False
@@ -31,7 +33,8 @@ class Verify:
         from ttreg_interp.hooked import load, verify
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        results = [verify(load(spec, device=device), seed=self.seed) for spec in self.models]
+        models = (load(spec, device=device, image_size=self.image_size) for spec in self.models)
+        results = [verify(model, seed=self.seed) for model in models]
         tables = [_markdown(results)] if self.markdown else [_checks(result) for result in results]
         emit({"models": [result.to_dict() for result in results]}, self.json, *tables)
         return 0 if all(result.passed for result in results) else 1
