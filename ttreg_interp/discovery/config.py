@@ -1,7 +1,7 @@
 """How register neurons are searched: every choice, and what finds it where none is made."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ttreg_interp.errors import DataError
 
@@ -10,12 +10,19 @@ Score = Literal["abs", "signed", "contrast", "contribution", "projection"]
 Candidates = Literal["patches", "all"]
 ThresholdRule = Literal["valley", "absolute", "sigma", "mad", "percentile"]
 
-SCORES: tuple[Score, ...] = ("abs", "signed", "contrast", "contribution", "projection")
+SCORES: tuple[Score, ...] = get_args(Score)
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "auto": {"score": "projection", "candidates": "patches", "threshold": "valley"},
     "paper": {"score": "signed", "candidates": "patches", "threshold": "sigma"},
     "reference": {"score": "abs", "candidates": "all", "threshold": "absolute"},
+}
+
+_ALLOWED = {
+    "semantics": get_args(Semantics),
+    "score": (*SCORES, None),
+    "candidates": (*get_args(Candidates), None),
+    "threshold": (*get_args(ThresholdRule), None),
 }
 
 
@@ -83,8 +90,9 @@ class FindConfig:
                 f"held_out and suppress_to are shares in [0, 1); found {self.held_out} and "
                 f"{self.suppress_to}."
             )
-        if self.semantics not in _PRESETS:
-            raise DataError(f"semantics is one of {list(_PRESETS)}; found {self.semantics!r}.")
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise DataError(f"{name} is one of {allowed}; found {getattr(self, name)!r}.")
 
     def resolved(self) -> "FindConfig":
         """The same with the preset's score, candidates and threshold filled in."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ttreg_interp.discovery.config import Score
+from ttreg_interp.discovery.config import SCORES
 from ttreg_interp.discovery.exact import ExactSums
 from ttreg_interp.discovery.observe import Observation, Observer, draw_ordinary
 from ttreg_interp.discovery.priors import tally
@@ -38,7 +38,7 @@ class NeuronScores:
     n_images: int
     """Images with outliers."""
 
-    def score(self, name: Score) -> Float[Tensor, "layer neuron"]:
+    def score(self, name: str) -> Float[Tensor, "layer neuron"]:
         """One score of every neuron.
 
             abs           mean_t |a_t|                                   t: outliers of an image
@@ -51,6 +51,9 @@ class NeuronScores:
         writes to the residual stream add up to the outliers' distance from ordinary tokens, so a
         projection over `excess` is the share of an outlier that the neuron wrote.
 
+        Raises:
+            DataError: an unknown score.
+
         Source:
             arXiv 2506.08010, Algorithm 1 (signed); the authors' code (abs).
         """
@@ -62,12 +65,10 @@ class NeuronScores:
             variance = (mean["square"] - centre.square()).clamp_min(1e-12)
             return (mean["signed"] - mean["ordinary"]) / variance.sqrt()
         if name not in mean:
-            raise DataError(
-                f"The score is one of abs, signed, contrast, contribution, projection; found {name!r}."
-            )
+            raise DataError(f"The score is one of {', '.join(SCORES)}; found {name!r}.")
         return mean[name]
 
-    def ranking(self, name: Score, layers: range | None = None) -> list[tuple[int, int, float]]:
+    def ranking(self, name: str, layers: range | None = None) -> list[tuple[int, int, float]]:
         """(layer, neuron, score) of all searched neurons, best first; ties by layer and neuron."""
         scores = self.score(name)
         searched = [i for i, layer in enumerate(self.layers) if layers is None or layer in layers]
