@@ -144,10 +144,51 @@ def attention(vit: PlantedViT, seen: Run, layer: int) -> Tensor:
     return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
 
 
+def register_keys_values(vit: PlantedViT, shifted: Run) -> list[tuple[Tensor, Tensor]]:
+    """Per layer, k' and v' [d_model]: the register's key and value, averaged over images."""
+    found = []
+    for layer, normed in enumerate(shifted.normed):
+        weight, bias, _ = _parts(vit).qkv(layer)
+        _, key, value = torch.nn.functional.linear(normed[:, -1], weight, bias).chunk(3, -1)
+        found.append((key.mean(0), value.mean(0)))
+    return found
+
+
+def run_with_bias(
+    vit: PlantedViT, pixels: Tensor, moved: Neurons, bias: list[tuple[Tensor, Tensor]]
+) -> Run:
+    """`moved` neurons zeroed, and one more key and value in every head behind the outliers."""
+    with ExitStack() as hooks:
+        for layer in range(vit.emerges_at + 1, vit.config.shape.depth):
+            attn = _parts(vit).blocks[layer].attn
+            replace = _with_bias(vit, layer, *bias[layer])
+            hooks.enter_context(_lifted(attn.register_forward_hook(replace)))
+        return run(vit, pixels, moved)
+
+
+def _with_bias(vit: PlantedViT, layer: int, key_bias: Tensor, value_bias: Tensor) -> Callable:
+    weight, bias, heads = _parts(vit).qkv(layer)
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> object:
+        query, key, value = torch.nn.functional.linear(inputs[0], weight, bias).chunk(3, -1)
+        key = torch.cat([key, key_bias.expand_as(key[:, :1])], 1)
+        value = torch.cat([value, value_bias.expand_as(value[:, :1])], 1)
+        query, key, value = (
+            x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)
+        )
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        result = _parts(vit).blocks[layer].attention_out(mixed.transpose(1, 2).flatten(2))
+        return (result, None) if isinstance(output, tuple) else result
+
+    return hook
+
+
 @dataclass(frozen=True)
 class _BlockParts:
     whole: nn.Module
     norm: nn.Module
+    attn: nn.Module
+    attention_out: nn.Module
     mlp_out: nn.Module
 
 
@@ -166,14 +207,17 @@ def _parts(vit: PlantedViT) -> _Parts:
             attn = module.blocks[layer].attn
             return attn.qkv.weight, attn.qkv.bias, attn.num_heads
 
-        blocks = [_BlockParts(b, b.norm1, b.mlp.fc2) for b in module.blocks]
+        blocks = [_BlockParts(b, b.norm1, b.attn, b.attn.proj, b.mlp.fc2) for b in module.blocks]
         return _Parts(module.norm_pre, blocks, qkv)
 
     def in_proj(layer: int) -> tuple[Tensor, Tensor, int]:
         attn = module.transformer.resblocks[layer].attn
         return attn.in_proj_weight, attn.in_proj_bias, attn.num_heads
 
-    blocks = [_BlockParts(b, b.ln_1, b.mlp.c_proj) for b in module.transformer.resblocks]
+    blocks = [
+        _BlockParts(b, b.ln_1, b.attn, b.attn.out_proj, b.mlp.c_proj)
+        for b in module.transformer.resblocks
+    ]
     return _Parts(module.ln_pre, blocks, in_proj)
 
 

@@ -8,8 +8,10 @@ from planted_runs import (
     highest,
     margin,
     matched_random,
+    register_keys_values,
     relative_change,
     run,
+    run_with_bias,
     scores,
 )
 from torch.nn.functional import avg_pool2d, cosine_similarity
@@ -190,6 +192,16 @@ def test_one_register_sinks_the_attention_of_all_outliers(vit, intact, eight):
     shifted = run(vit, eight, vit.truth, register=True)
     last = vit.config.shape.depth - 1
     assert attention(vit, shifted, last)[:, :, :-1, -1].mean() > 0.95
+
+
+def test_an_attention_bias_replaces_the_register_if_its_value_is_kept(vit, intact, eight):
+    """arXiv 2506.08010, A.2; the sink's value is not zero, so a bias must carry it."""
+    bias = register_keys_values(vit, run(vit, eight, vit.truth, register=True))
+    valueless = [(key, torch.zeros_like(value)) for key, value in bias]
+    right = run_with_bias(vit, eight, vit.truth, bias)
+    wrong = run_with_bias(vit, eight, vit.truth, valueless)
+    assert relative_change(right, intact).mean() < 0.1
+    assert relative_change(wrong, intact).mean() > 0.25
 
 
 def test_a_zero_token_alone_changes_little(vit, intact, eight):

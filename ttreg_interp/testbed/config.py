@@ -60,8 +60,8 @@ class PlantedConfig:
     """Layer -> number of register neurons that make a start grow. Behind all that detect; if there
     are none, the last layer that detects pushes all the way."""
     norm: float = 60.0
-    """What the register neurons push in all, in units of sqrt(d_model): gives outliers 20 to 50
-    times the median norm. The content of an outlier leaks through the sink in inverse proportion."""
+    """What the register neurons push in all, in units of sqrt(d_model): makes outliers of some tens
+    of median norms. The content of an outlier leaks through the sink in inverse proportion."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Preprocessing: subtracted from each channel on the scale 0 to 1."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -43,7 +43,7 @@ class PlantedViT:
 def planted_vit(config: PlantedConfig | None = None, **overrides: Any) -> PlantedViT:
     """Build a standard ViT of random weights with register neurons planted in it.
 
-    On every photograph the planted neurons make outlier tokens on the flattest patches; all heads
+    On photographs the planted neurons make outlier tokens on the flattest patches. All heads
     behind attend to those, which switches attention off there. Zeroing the neurons switches it on
     again, and moving their activation into a test-time register keeps it off.
 
