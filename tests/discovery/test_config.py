@@ -35,6 +35,7 @@ def test_a_configuration_survives_json():
     [
         ({"batch_size": 0}, "batch_size is at least 1; found 0"),
         ({"survey_images": 1}, "survey_images is at least 2"),
+        ({"top_k": 0}, "top_k is at least 1; found 0"),
         ({"recursions": -1}, "recursions is at least 0"),
         ({"held_out": 1.0}, r"shares in \[0, 1\); found 1.0"),
         ({"suppress_to": -0.1}, "found 0.25 and -0.1"),

@@ -18,6 +18,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"score": "abs", "candidates": "all", "threshold": "absolute"},
 }
 
+_LEAST = {"batch_size": 1, "survey_images": 2, "recursions": 0, "top_k": 1, "workers": 0}
 _ALLOWED = {
     "semantics": get_args(Semantics),
     "score": (*SCORES, None),
@@ -82,9 +83,10 @@ class FindConfig:
     """Of every draw: ordinary tokens, random controls, bootstrap."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("survey_images", 2), ("recursions", 0)):
-            if getattr(self, name) < least:
-                raise DataError(f"{name} is at least {least}; found {getattr(self, name)}.")
+        for name, least in _LEAST.items():
+            found = getattr(self, name)
+            if found is not None and found < least:
+                raise DataError(f"{name} is at least {least}; found {found}.")
         if not 0 <= self.held_out < 1 or not 0 <= self.suppress_to < 1:
             raise DataError(
                 f"held_out and suppress_to are shares in [0, 1); found {self.held_out} and "
