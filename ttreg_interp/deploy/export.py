@@ -2,10 +2,11 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def export(
 
     Raises:
         InterventionError: the intervention does not fit the model, cannot be traced, or the program
-            returns something else than the hooked model does.
+            that was written returns something else than the hooked model does.
         ArtifactError: no such folder.
 
     Example:
@@ -61,20 +62,12 @@ def export(
         torch.Size([5, 1000])
     """
     target = Path(path)
-    program = _traced(
-        intervention,
-        lambda: torch.export.export(
-            _Frozen(model, intervention, return_type).eval(),
-            (noise(model, TRACED_BATCH),),
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}} if dynamic_batch else None,
-        ),
-    )
-    check_equal(
-        _program_runner(program), model, intervention, return_type, _other_batch(dynamic_batch)
-    )
-    with draft_folder(target) as folder:
+    with draft_folder(target) as folder, _quiet():
+        program = _traced(model, intervention, return_type, dynamic_batch)
         extra_files = {"provenance.json": json.dumps(provenance(model, intervention))}
         torch.export.save(program, folder / target.name, extra_files=extra_files)
+        run = _program_runner(folder / target.name)
+        check_equal(run, model, intervention, return_type, _other_batch(dynamic_batch))
         (folder / target.name).replace(target)
     return target
 
@@ -109,21 +102,18 @@ def to_onnx(
     """
     target = Path(path)
     _require("onnx", "onnxscript", "onnxruntime")
-    program = _traced(
-        intervention,
-        lambda: torch.onnx.export(
-            _Frozen(model, intervention, return_type).eval(),
-            (noise(model, TRACED_BATCH),),
+    with draft_folder(target) as folder, _quiet():
+        program = torch.onnx.export(
+            _traced(model, intervention, return_type, dynamic_batch),
             dynamo=True,
             verbose=False,
             input_names=["pixels"],
             output_names=list(OUTPUTS[return_type]),
-            dynamic_shapes={"pixels": {0: "batch"}} if dynamic_batch else None,
-        ),
-    )
-    assert program is not None  # dynamo=True always returns one
-    program.model.metadata_props["provenance"] = json.dumps(provenance(model, intervention))
-    with draft_folder(target) as folder:
+            dynamic_shapes={"pixels": {0: "batch"}} if dynamic_batch else None,  # names the axis
+        )
+        assert program is not None  # dynamo=True always returns one
+        document = json.dumps(provenance(model, intervention))
+        program.model.metadata_props["provenance"] = document
         program.save(folder / target.name)
         run = _onnx_runner(folder / target.name)
         check_equal(run, model, intervention, return_type, _other_batch(dynamic_batch))
@@ -144,9 +134,16 @@ class _Frozen(nn.Module):
         return self.model(pixels, self.return_type)
 
 
-def _traced(intervention: Intervention, trace: Callable[[], Any]) -> Any:
+def _traced(
+    model: HookedViT, intervention: Intervention, return_type: ReturnType, dynamic_batch: bool
+) -> torch.export.ExportedProgram:
+    module = _Frozen(model, intervention, return_type).eval()
+    shapes = {"pixels": {0: torch.export.Dim("batch")}} if dynamic_batch else None
     try:
-        return trace()
+        # Only the strict tracer keeps len(tokens), which sources write, a dynamic number.
+        return torch.export.export(
+            module, (noise(model, TRACED_BATCH),), dynamic_shapes=shapes, strict=True
+        )
     except TTRegError:
         raise
     except Exception as error:  # tracers raise many classes, most of them private
@@ -160,12 +157,25 @@ def _traced(intervention: Intervention, trace: Callable[[], Any]) -> Any:
         ) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without two warnings about attention biases, of which the check of the file takes care.
+
+    A bias notes how many keys it found, anew in every forward; and the keys of its layers are views
+    of one tensor.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*side effects happened in the model.forward")
+        warnings.filterwarnings("ignore", "No complete tensor found in the group")
+        yield
+
+
 def _other_batch(dynamic_batch: bool) -> int:
     return OTHER_BATCH if dynamic_batch else TRACED_BATCH
 
 
-def _program_runner(program: Any) -> Run:
-    run = program.module()
+def _program_runner(path: Path) -> Run:
+    run = torch.export.load(path).module()
 
     def outputs(pixels: Tensor) -> Sequence[Tensor]:
         output = run(pixels)

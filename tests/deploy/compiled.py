@@ -1,0 +1,79 @@
+"""torch.compile: a baked model compiles whole; a hooked one never loses its hooks silently."""
+
+import pytest
+import torch
+
+from tests.hooked import families
+from tests.hooked.sources import hf_families
+from ttreg_interp.deploy.bake import bake
+from ttreg_interp.hooked import HookedViT
+from ttreg_interp.interventions import Intervention, TestTimeRegister, ZeroNeurons
+
+REGISTER = TestTimeRegister({0: [3, 5], 1: [7]}, multiplicity=2.0)
+ARMS = {
+    "plain": None,
+    "register": REGISTER,
+    "other register": TestTimeRegister({0: [11], 1: [9, 2]}),
+    "zero": ZeroNeurons({1: [3, 5]}),
+    "other zero": ZeroNeurons({1: [8, 9]}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+
+
+def _compiled(module: torch.nn.Module, **options) -> torch.nn.Module:
+    return torch.compile(module, backend="eager", **options)
+
+
+def _run(model: HookedViT, run: torch.nn.Module, arm: Intervention | None, pixels: torch.Tensor):
+    if arm is None:
+        return run(pixels)
+    with model.intervened(arm):
+        return run(pixels)
+
+
+@pytest.mark.parametrize("name", ["timm plain", "DINOv3"])
+@torch.no_grad()
+def test_a_baked_model_compiles_as_one_graph(name):
+    make = hf_families.FAMILIES.get(name, lambda: families.make(name))
+    model = HookedViT.wrap(make())
+    pixels = torch.randn(2, 3, *model.image_size)
+    baked = bake(model, REGISTER)
+    expected, found = baked(pixels), _compiled(baked, fullgraph=True)(pixels)
+    if not isinstance(expected, torch.Tensor):
+        expected, found = expected.pooler_output, found.pooler_output
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["plain", "register", "plain", "other register"],
+        ["zero", "other zero", "plain", "zero"],
+    ],
+    ids=" -> ".join,
+)
+@torch.no_grad()
+def test_a_compiled_hooked_model_follows_interventions_as_they_come_and_go(order):
+    model = HookedViT.wrap(families.make("timm plain"))
+    pixels = torch.randn(2, 3, 32, 32)
+    compiled = _compiled(model)
+    for name in order:
+        expected = _run(model, model, ARMS[name], pixels)
+        assert torch.equal(_run(model, compiled, ARMS[name], pixels), expected), name
+
+
+@torch.no_grad()
+def test_hooks_without_an_intervention_are_noticed_too():
+    model = HookedViT.wrap(families.make("timm plain"))
+    pixels = torch.randn(2, 3, 32, 32)
+    compiled = _compiled(model)
+    plain = compiled(pixels)
+    with model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", lambda post, hook: post * 2)]):
+        doubled = compiled(pixels)
+        assert torch.equal(doubled, model(pixels))
+    assert not torch.equal(doubled, plain)
+    assert torch.equal(compiled(pixels), plain)
