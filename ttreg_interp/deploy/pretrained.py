@@ -63,6 +63,8 @@ def save_pretrained(model: HookedViT, intervention: Intervention, folder: str | 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError(f"{target} exists and is not empty. Name a new folder, or remove it.")
     folded = _folded(model, intervention)
+    if folded is None:
+        bake(model, intervention)  # refuses now what could not be loaded later
     record = {
         "schema": SCHEMA,
         "class": type(source).__name__,
@@ -157,6 +159,7 @@ def _folded(model: HookedViT, intervention: Intervention) -> Any:
     parts = flattened([intervention])
     if not all(isinstance(part, ZeroNeurons) and part.tokens == ALL_TOKENS for part in parts):
         return None
+    intervention.fwd_hooks(model)  # refuses neurons that the model lacks
     folded = copy.deepcopy(model.source)
     blocks = parts_of(folded)[1].blocks
     for part in parts:
