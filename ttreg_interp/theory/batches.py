@@ -66,7 +66,8 @@ class Batches:
         count, size = 0, None
         for inputs in self:
             count += len(inputs)
-            size = tuple(inputs.shape[-2:]) if inputs.is_floating_point() else None
+            height, width = inputs.shape[-2:]
+            size = (height, width) if inputs.is_floating_point() else None
         return count, size
 
     def need(self, least: int, what: str) -> tuple[int, tuple[int, int] | None]:

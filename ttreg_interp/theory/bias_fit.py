@@ -45,7 +45,9 @@ class HeldOut:
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> "HeldOut":
         """The inverse of `dataclasses.asdict`."""
-        read = {k: Interval(**v) if isinstance(v, dict) else v for k, v in body.items()}
+        read: dict[str, Any] = {
+            k: Interval(**v) if isinstance(v, dict) else v for k, v in body.items()
+        }
         return cls(**read)
 
 

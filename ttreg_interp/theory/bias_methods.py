@@ -226,7 +226,7 @@ def trained(
     losses: list[float] = []
     for inputs in _cycled(batches, steps):
         now = {name: origin[name] + units[name] * moved[name] for name in origin}
-        loss = _loss(model, inputs, biased(neurons, AttentionBias(**now, layers=start.layers)))
+        loss = _loss(model, inputs, biased(neurons, _bias(now, start.layers)))
         if not loss.isfinite():
             raise ContractError(
                 f"{model.cfg.model_name}: the loss is {loss.item()} at step {len(losses)} of training "
@@ -239,7 +239,11 @@ def trained(
         schedule.step()
         losses.append(loss.item())
     found = {name: (origin[name] + units[name] * moved[name]).detach().cpu() for name in origin}
-    return AttentionBias(**found, layers=start.layers), losses
+    return _bias(found, start.layers), losses
+
+
+def _bias(tensors: dict[str, Tensor], layers: tuple[int, ...] | None) -> AttentionBias:
+    return AttentionBias(tensors["k"], tensors["v"], layers)  # type: ignore[arg-type]
 
 
 def _loss(model: Any, inputs: Tensor, arm: Intervention) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""To which directions of the residual stream the next MLP and the model's head respond least."""
+"""How strongly the next MLP and the model's head respond to a direction of the residual stream."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,46 +12,44 @@ from ttreg_interp.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class Grams:
-    """Inner products of one layer's heads, [head, d_head, d_head]: |z W_O|^2 = z G z."""
+    """Quadratic forms on what the heads of one layer mix, [head, d_head, d_head]."""
 
     whole: Float[Tensor, "head d_head d_head"]
-    """In the whole residual space."""
+    """z G z = |z W_O|^2."""
     mlp: Float[Tensor, "head d_head d_head"]
-    """In the half to which the layer's MLP responds least."""
+    """z G z = squared response of the layer's MLP to z W_O; see `response`."""
     head: Float[Tensor, "head d_head d_head"] | None
-    """In the half to which the model's head responds least; None where it is not linear."""
+    """The same for the model's head; None where it is not linear."""
 
 
 def grams_of(model: Any, layer: int) -> Grams:
-    """Inner products of what the heads of a layer write."""
+    """The forms of one layer."""
     block = model.blocks[layer]
     write = block.attn.W_O.detach().double()
     centred = model.cfg.normalization_type == "LN"
     gates = [] if block.mlp.W_gate is None else [block.mlp.W_gate]
-    reads = torch.cat([block.mlp.W_in, *gates], dim=1)
-    mlp = low_gain(_behind(block.ln2.w, reads, centred))
+    mlp = response(_behind(block.ln2.w, torch.cat([block.mlp.W_in, *gates], dim=1), centred))
     try:
         unembed = model.W_U
     except UnsupportedModelError:
         head = None
     else:
-        head = write @ low_gain(_behind(model.ln_final.w, unembed, centred))
-    in_mlp = write @ mlp
-    return Grams(write @ write.mT, in_mlp @ in_mlp.mT, None if head is None else head @ head.mT)
+        head = write @ response(_behind(model.ln_final.w, unembed, centred)) @ write.mT
+    return Grams(write @ write.mT, write @ mlp @ write.mT, head)
 
 
-def low_gain(reads: Float[Tensor, "d_model reader"]) -> Float[Tensor, "d_model half"]:
-    r"""An orthonormal basis of the half of the space to which a linear map responds least.
+def response(reads: Float[Tensor, "d_model reader"]) -> Float[Tensor, "d_model d_model"]:
+    r"""The form $M = d\, W W^\top / \lVert W\rVert_F^2$: how strongly a linear map responds.
 
-    The left singular vectors of the d_model / 2 smallest singular values (the kernel first): a
-    random direction has half of its square there, an ignored one all of it.
+    $x M x / \lVert x\rVert^2$ is 1 on average over random directions, 0 in the kernel, and small
+    along singular directions of low gain.
 
     Example:
-        >>> low_gain(torch.diag(torch.tensor([3.0, 0.0, 2.0, 0.1]))).abs().double().sum(dim=1).tolist()
-        [0.0, 1.0, 0.0, 1.0]
+        >>> response(torch.diag(torch.tensor([1.0, 0.0]))).tolist()
+        [[2.0, 0.0], [0.0, 0.0]]
     """
     reads = reads.detach().double()
-    return torch.linalg.eigh(reads @ reads.T).eigenvectors[:, : len(reads) // 2]
+    return len(reads) * reads @ reads.T / reads.square().sum()
 
 
 def _behind(

@@ -1,5 +1,7 @@
 """Running sums from which the measures of `theory.sinks` are read off."""
 
+from collections import defaultdict
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,6 +12,9 @@ from ttreg_interp.theory.noop_table import HeadNoOp
 
 TINY = 1e-30
 """Keeps 0 / 0 at 0."""
+
+HEAD_GAINS = ("head_gain", "head_gain_of_others")
+"""Measures that a model without a linear head does not have."""
 
 
 class Moments:
@@ -41,12 +46,9 @@ class Moments:
 class HeadSums:
     """Sums over images and queries for the heads of one layer."""
 
-    IMAGE_MEANS = ("attention", "value_ratio", "sink_size", "other_size", "mlp_ignores")
-
     def __init__(self, grams: Grams):
         self.grams = grams
-        self.means = {name: Moments() for name in self.IMAGE_MEANS}
-        self.head_ignores = None if grams.head is None else Moments()
+        self.means: dict[str, Moments] = defaultdict(Moments)
         self.n = 0.0
         self.residual = self.units = self.kept = self.freed = torch.zeros(())
         self.kept_squares = self.freed_squares = torch.zeros(())
@@ -75,16 +77,15 @@ class HeadSums:
         return z
 
     def _add_means(self, from_sink: Tensor, others: Tensor, weight: Tensor, norms: Tensor) -> None:
-        squares = _squares(from_sink, self.grams.whole)
-        sizes = {"sink_size": squares, "other_size": _squares(others, self.grams.whole)}
-        for name, square in sizes.items():
-            self.means[name].add((square.sqrt() / norms.clamp(min=TINY) * weight).sum(dim=-1))
-        whole = (squares * weight).sum(dim=-1).clamp(min=TINY)
-        ignored = (_squares(from_sink, self.grams.mlp) * weight).sum(dim=-1)
-        self.means["mlp_ignores"].add(ignored / whole)
-        if self.grams.head is not None and self.head_ignores is not None:
-            ignored = (_squares(from_sink, self.grams.head) * weight).sum(dim=-1)
-            self.head_ignores.add(ignored / whole)
+        forms = {"mlp": self.grams.mlp, "head": self.grams.head}
+        for z, size, of in ((from_sink, "sink_size", ""), (others, "other_size", "_of_others")):
+            squares = _squares(z, self.grams.whole)
+            self.means[size].add((squares.sqrt() / norms.clamp(min=TINY) * weight).sum(dim=-1))
+            whole = (squares * weight).sum(dim=-1).clamp(min=TINY)
+            for reader, form in forms.items():
+                if form is not None:
+                    response = (_squares(z, form) * weight).sum(dim=-1)
+                    self.means[f"{reader}_gain{of}"].add((response / whole).sqrt())
 
     def _add_pooled(self, from_sink: Tensor, others: Tensor, left: Tensor, queries: Tensor) -> None:
         rows = queries[:, None, :, None].double()
@@ -100,7 +101,7 @@ class HeadSums:
     def rows(self, layer: int) -> list[HeadNoOp]:
         """The measures, one row a head."""
         means = {name: moments.intervals() for name, moments in self.means.items()}
-        ignored = None if self.head_ignores is None else self.head_ignores.intervals()
+        missing = {} if self.grams.head is not None else dict.fromkeys(HEAD_GAINS)
         residual = self.residual / self.n
         gram = self.grams.whole.cpu()
         constant = _lengths(self.kept / self.n, gram) / residual
@@ -113,7 +114,7 @@ class HeadSums:
                 layer=layer,
                 head=head,
                 **{name: intervals[head] for name, intervals in means.items()},
-                head_ignores=None if ignored is None else ignored[head],
+                **missing,  # type: ignore[arg-type]
                 cosine=float(cosine[head]),
                 constant=float(constant[head]),
                 varying=float(varying[head]),

@@ -27,10 +27,15 @@ class HeadNoOp:
     """|r - c| / |x|: what comes from all other keys."""
     cosine: float
     """Mean cosine between the c of two queries, of any tokens and images: 1 is a constant vector."""
-    mlp_ignores: Interval
-    """Share of |c|^2 in the half of the residual space to which this layer's MLP responds least."""
-    head_ignores: Interval | None
-    """The same for the model's own head; None where that is not linear."""
+    mlp_gain: Interval
+    """Response of this layer's MLP to c, in units of that to a random direction: 0 if c is in the
+    kernel of norm and input weights."""
+    mlp_gain_of_others: Interval
+    """Control: the same for r - c."""
+    head_gain: Interval | None
+    """Response of the model's own head to c; None where that is not linear."""
+    head_gain_of_others: Interval | None
+    """Control: the same for r - c."""
     constant: float
     """|mean r| / mean |x|: the part of the head's output that is the same everywhere, a bias."""
     varying: float
@@ -104,16 +109,16 @@ class NoOpTable:
         """Layers by heads, one panel a measure, and the layers' removal."""
         from matplotlib.figure import Figure
 
-        panels = ("attention", "value_ratio", "cosine", "mlp_ignores", "no_op")
+        panels = ("attention", "value_ratio", "cosine", "mlp_gain", "no_op")
         figure = Figure(figsize=(6.8, 2.4), layout="constrained")
         axes = figure.subplots(1, len(panels) + bool(self.layers), sharey=True)
         n_heads = 1 + max(row.head for row in self.heads)
         for axis, name in zip(axes, panels, strict=False):
             values = [_number(getattr(row, name)) for row in self.heads]
             grid = [values[start : start + n_heads] for start in range(0, len(values), n_heads)]
-            image = axis.imshow(grid, aspect="auto", cmap="cividis", vmin=0, vmax=1)
+            axis.imshow(grid, aspect="auto", cmap="cividis", vmin=0, vmax=1)
             axis.set(title=name.replace("_", " "), xlabel="head")
-        figure.colorbar(image, ax=axes[len(panels) - 1])
+        figure.colorbar(axes[0].images[0], ax=axes[len(panels) - 1])
         axes[0].set(ylabel="layer")
         for name in ("removed", "sink_only", "without_sink") if self.layers else ():
             change = [getattr(row, name).estimate for row in self.layers]

@@ -24,7 +24,7 @@ from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.masks import key_columns
 from ttreg_interp.interventions.selectors import select
 from ttreg_interp.theory.batches import Batches
-from ttreg_interp.theory.gains import Grams, grams_of
+from ttreg_interp.theory.gains import grams_of
 from ttreg_interp.theory.moments import HeadSums, Moments
 from ttreg_interp.theory.noop_table import LayerNoOp, NoOpTable
 
