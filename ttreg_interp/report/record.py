@@ -64,6 +64,8 @@ def record_run(
         ContractError: NaN or inf in the residual stream.
         LayoutError: an arm deletes tokens, or images differ in size.
     """
+    if isinstance(images, Tensor):
+        n_images = min(n_images, len(images))
     if not arms or n_images < 1:
         raise DataError(
             f"Nothing to record: {len(arms)} arms, n_images={n_images}. Give at least one of each, "
@@ -71,8 +73,6 @@ def record_run(
         )
     chosen = NeuronSet.of(neurons if neurons is not None else {})
     chosen.check(model.cfg.n_layers, model.cfg.d_mlp, model.cfg.model_name)
-    if isinstance(images, Tensor):
-        n_images = min(n_images, len(images))
     observers: dict[str, Observer] = {}
     names: list[str] = []
     pictures: list[Tensor] = []

@@ -76,9 +76,14 @@ def calibration(summary: Mapping[str, Any]) -> list[tuple[Chart, Table]]:
     if len(rows) < 2 or len(numeric) < 2:
         return []
     x, *names = numeric
-    series = tuple((_title(name), tuple(row.get(name) for row in rows)) for name in names)
-    chart = Chart("Calibration", _title(x), tuple(row[x] for row in rows), series)
+    rows = [row for row in rows if _is_number(row.get(x))]
+    series = tuple((_title(name), tuple(_value(row.get(name)) for row in rows)) for name in names)
+    chart = Chart("Calibration", _title(x), tuple(float(row[x]) for row in rows), series)
     return [(chart, make_table("calibration", rows))]
+
+
+def _value(value: Any) -> float | None:
+    return float(value) if _is_number(value) else None
 
 
 def _calibration_rows(summary: Mapping[str, Any]) -> list[Row]:

@@ -65,7 +65,7 @@ function drawControls() {
     chip.setAttribute("aria-pressed", chip.dataset.query === String(state.query));
   }
   find("patch-chip").hidden = typeof state.query !== "number";
-  find("patch-chip").textContent = queryName();
+  find("patch-chip").textContent = find("patch-chip").hidden ? "" : queryName();
   find("patch-chip").setAttribute("aria-pressed", "true");
   document.body.classList.toggle("over", state.over);
   markQuery();

@@ -1,0 +1,73 @@
+"""A page in Debian's chromium, with the network off and every complaint noted."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+def chromium() -> str:
+    """Where chromium is; skips the test where it is not."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    return found
+
+
+class Visit:
+    """A page that is open, and what went wrong on it."""
+
+    def __init__(self, page):
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+        page.on("request", lambda request: self._note(request.url))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith("data:"):
+            self.requests.append(url)
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """A chromium without windows, and with a profile of its own that is gone afterwards."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = chromium()
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    browser: Any, file: Path, size: tuple[int, int] = DESKTOP, dark: bool = False
+) -> Iterator[Visit]:
+    """Open a file from disk, offline, with nothing left of earlier visits."""
+    context = browser.new_context(
+        offline=True,
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if dark else "light",
+    )
+    visit = Visit(context.new_page())
+    visit.page.set_default_timeout(10_000)
+    visit.page.goto(file.as_uri())
+    yield visit
+    context.close()

@@ -1,0 +1,93 @@
+"""The caller's tables: every value readable, intervals on one axis a column."""
+
+import pytest
+
+from ttreg_interp.metrics.intervals import Interval
+from ttreg_interp.report.sections import calibration, make_table, tables
+
+
+def interval(low: float, estimate: float, high: float) -> dict:
+    return Interval(estimate, low, high, level=0.95, method="bootstrap", n=20).to_dict()
+
+
+def texts(table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (False, "no"),
+        (3, "3"),
+        (0.123456, "0.1235"),
+        ("words", "words"),
+        ([1, 2.5, "x"], "1, 2.5, x"),
+        ({"low_end": 1, "b": None}, "low end 1, b –"),
+        (interval(0.1, 0.2, 0.3), "0.2 [0.1, 0.3]"),
+    ],
+)
+def test_every_kind_of_value_is_readable(value, text):
+    assert texts(make_table("t", [{"x": value}])) == [[text]]
+
+
+def test_columns_come_in_order_of_appearance_and_gaps_are_shown():
+    table = make_table("causal_table", [{"arm": "a", "n": 1}, {"arm": "b", "p_value": 0.5}])
+    assert table.title == "causal table"
+    assert table.columns == ("arm", "n", "p value")
+    assert texts(table) == [["a", "1", "–"], ["b", "–", "0.5"]]
+
+
+def test_intervals_of_a_column_share_one_axis():
+    table = make_table("t", [{"x": interval(-1.0, 0.0, 1.0)}, {"x": interval(1.0, 2.0, 3.0)}])
+    (first,), (second,) = table.rows
+    assert first.bar[2] == second.bar[0]
+    assert table.zeros[0] == first.bar[1]
+    assert all(0 <= end <= 100 for cell in (first, second) for end in cell.bar)
+
+
+def test_zero_is_not_marked_where_the_axis_does_not_reach_it():
+    assert make_table("t", [{"x": interval(5.0, 6.0, 7.0)}]).zeros == (None,)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5])
+def test_an_interval_of_one_point_is_drawn(value):
+    (row,) = make_table("t", [{"x": interval(value, value, value)}]).rows
+    assert row[0].bar[0] == row[0].bar[1] == row[0].bar[2]
+
+
+def test_an_effect_shows_its_output_with_intervals():
+    output = {"cosine": interval(0.8, 0.9, 0.95), "same_top1": None}
+    effect = {"n_images": 7, "output": output, "layers": []}
+    (table,) = tables({"effect": effect})
+    assert table.columns == ("images", "cosine")
+    assert texts(table) == [["7", "0.9 [0.8, 0.95]"]]
+    (table,) = tables({"effect": {"register": effect, "control": effect}})
+    assert [row[0].text for row in table.rows] == ["register", "control"]
+
+
+NEURONS = {
+    "layer_to_neurons": {"2": [5], "3": [7]},
+    "ranking": [[2, 5, 9.0], [3, 7, 8.0], [3, 1, 0.1]],
+    "evidence": {"curve": [{"k": 0, "left": 1.0}, {"k": 2, "left": 0.1}]},
+}
+
+
+def test_the_artefact_of_a_discovery_shows_its_neurons_and_its_curve():
+    (table,) = tables({"neurons": NEURONS})
+    assert texts(table) == [["2", "5", "9"], ["3", "7", "8"]]
+    ((chart, table),) = calibration({"neurons": NEURONS})
+    assert (chart.x, chart.series) == ((0, 2), (("left", (1.0, 0.1)),))
+    assert texts(table) == [["0", "1"], ["2", "0.1"]]
+
+
+@pytest.mark.parametrize(
+    "rows", [None, [], [{"k": 1, "left": 1.0}], [{"k": 1}, {"k": 2}], "a sentence"]
+)
+def test_what_is_no_curve_is_not_drawn(rows):
+    assert calibration({"calibration": rows}) == []
+
+
+def test_sections_that_hold_no_rows_make_no_table():
+    assert tables({"note": "a sentence", "empty": [], "calibration": NEURONS}) == []
