@@ -66,15 +66,14 @@ class CurvePoint:
 class GreedyCurve:
     """Outliers left and drift of the output as neurons are moved in rank order; points on demand."""
 
-    def __init__(self, trial: Trial, ranking: Ranking, base: NeuronSet):
+    def __init__(self, trial: Trial, ranking: Ranking):
         self.trial = trial
         self.ranking = ranking
-        self.base = base  # moved at every point, before the ranking's own
         self._points: dict[int, CurvePoint] = {}
 
     def __getitem__(self, k: int) -> CurvePoint:
         if k not in self._points:
-            result = self.trial.shifted([*self.base, *(row[:2] for row in self.ranking[:k])])
+            result = self.trial.shifted(row[:2] for row in self.ranking[:k])
             self._points[k] = CurvePoint(k, self.trial.left(result), float(result.drift.mean()))
         return self._points[k]
 
@@ -131,9 +130,7 @@ class Choice:
         return NeuronSet.of([row[:2] for row in self.chosen])
 
 
-def choose_neurons(
-    trial: Trial, ranking: Ranking, config: FindConfig, least: float, base: NeuronSet | None = None
-) -> Choice:
+def choose_neurons(trial: Trial, ranking: Ranking, config: FindConfig, least: float) -> Choice:
     """As few of the best neurons as suppress the outliers; then what stands clear behind them.
 
     The second part finds neurons that start what others amplify: they write little themselves, yet
@@ -145,10 +142,8 @@ def choose_neurons(
         ranking: searched neurons, best first.
         config: top_k, suppress_to, guard and score are used.
         least: scores below this are noise; for a projection.
-        base: neurons that are moved already.
     """
-    base = NeuronSet() if base is None else base
-    curve = GreedyCurve(trial, ranking, base)
+    curve = GreedyCurve(trial, ranking)
     if config.top_k is not None:
         chosen = ranking[: config.top_k]
         _ = curve[len(chosen)]
@@ -161,12 +156,11 @@ def choose_neurons(
         return _within_guard(curve, config, k)
     behind: Ranking = []
     if config.score == "projection":
-        moved = [*base, *(row[:2] for row in ranking[:k])]
-        behind = _still_firing(trial, ranking[k : clear_gap(ranking[:limit], least)], moved)
+        behind = _still_firing(trial, ranking[k : clear_gap(ranking[:limit], least)], ranking[:k])
     return Choice(ranking[:k] + behind, curve.points)
 
 
-def _still_firing(trial: Trial, rows: Ranking, moved: list[tuple[int, int]]) -> Ranking:
+def _still_firing(trial: Trial, rows: Ranking, moved: Ranking) -> Ranking:
     """The rows whose neurons keep half their activation at the outliers' places.
 
     Those that fall silent fire because a token is an outlier; they do not make it one.
@@ -174,7 +168,7 @@ def _still_firing(trial: Trial, rows: Ranking, moved: list[tuple[int, int]]) -> 
     if not rows:
         return []
     pairs = [row[:2] for row in rows]
-    kept = trial.activation(pairs, moved) / trial.activation(pairs)
+    kept = trial.activation(pairs, [row[:2] for row in moved]) / trial.activation(pairs)
     return [row for row, part in zip(rows, kept.tolist(), strict=True) if part >= 0.5]
 
 

@@ -3,16 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ttreg_interp.discovery.agreement import published_agreement
-from ttreg_interp.discovery.calibrate import (
-    NEURON_SHARE,
-    Ranking,
-    choose_neurons,
-    search_range,
-)
+from ttreg_interp.discovery.calibrate import Ranking
 from ttreg_interp.discovery.checkpoint import RunState
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.evidence import (
@@ -27,15 +19,12 @@ from ttreg_interp.discovery.priors import read_priors
 from ttreg_interp.discovery.provenance import architecture_of, provenance_of
 from ttreg_interp.discovery.recursion import search_again
 from ttreg_interp.discovery.register_neurons import RegisterNeurons
-from ttreg_interp.discovery.scores import NeuronScores, read_scores
 from ttreg_interp.discovery.scoring import ScoringRun, score
-from ttreg_interp.discovery.stream import held_out
-from ttreg_interp.discovery.trial import Trial
+from ttreg_interp.discovery.search import Search, search
+from ttreg_interp.discovery.survey import Detection
 from ttreg_interp.discovery.weights import weight_check
 from ttreg_interp.interventions.neuron_set import NeuronSet
 
-MAX_HELD_OUT = 32
-"""Held-out images that calibration and evidence use."""
 KEPT_ROWS = 200
 """Rows of the ranking that the artefact keeps, or twice the neurons chosen if that is more."""
 
@@ -97,85 +86,54 @@ def conclude(run: ScoringRun, state: RunState) -> RegisterNeurons:
     if not state.sums.whole("images"):
         evidence = {"outliers": report.to_dict()}
         return _artefact(run, report, evidence=evidence, caveats=(report.summary(),))
-    scores = read_scores(run.model, run.layers(state.detection.detect_layer), state.sums)
-    trial, caveats = held_out_trial(run, state)
-    searched = search_range(run.model, run.config, scores, state.detection.detect_layer)
-    assert run.config.score is not None
-    ranking = scores.ranking(run.config.score, searched)
-    choice = choose_neurons(trial, ranking, run.config, NEURON_SHARE * scores.excess)
-    again = search_again(run, state, trial, choice.neurons, searched)
-    chosen = [*choice.chosen, *(row for found in again for row in found.ranking)]
-    rows = _kept_rows(chosen, ranking)
-    evidence = {
-        "outliers": report.to_dict(),
-        "searched_layers": [searched.start, searched.stop - 1],
-        "layer_share": {
-            str(i): s for i, s in zip(scores.layers, scores.layer_share().tolist(), strict=True)
-        },
-        "excess": scores.excess,
-        "curve": [point.to_dict() for point in choice.curve],
-        "recursions": [found.to_dict() for found in again],
-    }
+    first = search(run, state.detection, state.sums)
+    again = search_again(run, first.choice.neurons)
+    chosen = [*first.choice.chosen, *(row for found in again for row in found.ranking)]
+    rows = _kept_rows(chosen, first.ranking)
+    evidence = _account(report, first) | {"recursions": [found.to_dict() for found in again]}
     if run.config.evidence and chosen:
         compared = rows[: len(chosen) + max(len(chosen), 50)]
-        evidence |= _evidence(run, state, scores, trial, compared, len(chosen))
+        evidence |= _evidence(run, state.detection, first, compared, len(chosen))
     return _artefact(
         run,
         report,
         neurons=NeuronSet.of([row[:2] for row in chosen]),
         ranking=tuple(rows),
         evidence=evidence,
-        caveats=(*caveats, *choice.caveats),
+        caveats=first.caveats,
     )
 
 
+def _account(report: OutlierReport, first: Search) -> dict[str, Any]:
+    """How the choices were made."""
+    shares = zip(first.scores.layers, first.scores.layer_share().tolist(), strict=True)
+    return {
+        "outliers": report.to_dict(),
+        "searched_layers": [first.searched.start, first.searched.stop - 1],
+        "layer_share": {str(layer): share for layer, share in shares},
+        "excess": first.scores.excess,
+        "curve": [point.to_dict() for point in first.choice.curve],
+    }
+
+
 def _evidence(
-    run: ScoringRun,
-    state: RunState,
-    scores: NeuronScores,
-    trial: Trial,
-    candidates: Ranking,
-    k: int,
+    run: ScoringRun, detection: Detection, first: Search, candidates: Ranking, k: int
 ) -> dict[str, Any]:
     """Evidence for the first k candidates, the others being the next best."""
     pairs = [row[:2] for row in candidates]
     neurons = NeuronSet.of(pairs[:k])
     layers = range(min(layer for layer, _ in pairs), max(layer for layer, _ in pairs) + 1)
-    observer = Observer(run.model, state.detection, layers, run.config.sparsity)
+    observer = Observer(run.model, detection, layers, run.config.sparsity)
     seed = run.config.seed
     statistics = image_statistics(observer, run.sample(), pairs, seed)
     assert run.config.score is not None
     return {
-        "held_out": held_out_arms(trial, neurons, seed),
-        "single": single_neurons(trial, pairs[:k]),
-        "stability": stability(statistics, scores, pairs, run.config.score, k, seed),
-        "weights": weight_check(run.model, neurons, scores.direction, seed),
+        "held_out": held_out_arms(first.trial, neurons, seed),
+        "single": single_neurons(first.trial, pairs[:k]),
+        "stability": stability(statistics, first.scores, pairs, run.config.score, k, seed),
+        "weights": weight_check(run.model, neurons, first.scores.direction, seed),
         "published": published_agreement(run.model, neurons),
     }
-
-
-def held_out_trial(run: ScoringRun, state: RunState) -> tuple[Trial, tuple[str, ...]]:
-    """The held-out images, and what is to be said about them."""
-    share = run.config.held_out
-    pixels = _collect(run, lambda index: held_out(index, share))
-    trial = Trial.of(run.model, state.detection, pixels)
-    if trial.outliers.sum() > 0:
-        return trial, ()
-    trial = Trial.of(run.model, state.detection, _collect(run, lambda index: index >= 0))
-    return trial, (
-        "No held-out image has outliers, so the number of neurons and the evidence rest on images "
-        "that also gave the scores. Give more images.",
-    )
-
-
-def _collect(run: ScoringRun, wanted: Any) -> list[Tensor]:
-    """Up to `MAX_HELD_OUT` images, in batches."""
-    chosen: list[Tensor] = []
-    for batch in run.stream:
-        chosen.append(batch.pixels[wanted(batch.index)])
-        if sum(map(len, chosen)) >= MAX_HELD_OUT:
-            break
-    return list(torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size))
 
 
 def _kept_rows(chosen: Ranking, ranking: Ranking) -> Ranking:

@@ -1,13 +1,9 @@
 """Where an artefact comes from: what one needs to make it again."""
 
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ttreg_interp._version import __version__
 from ttreg_interp.discovery.outliers import OutlierReport
-
-_PACKAGES = ("torch", "transformer-lens", "timm", "open-clip-torch", "transformers")
+from ttreg_interp.provenance import versions
 
 
 def architecture_of(model: Any) -> dict[str, int]:
@@ -32,14 +28,3 @@ def provenance_of(run: Any, report: OutlierReport) -> dict[str, Any]:
             f"{report.rule} at the output of block {report.detect_layer}"
         ),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of this package, of Python and of the libraries that the numbers depend on."""
-    found = {"ttreg_interp": __version__, "python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

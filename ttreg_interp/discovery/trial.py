@@ -1,7 +1,7 @@
 """A trial: held-out images, run under interventions and compared with the intact model."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,38 +28,52 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class IntactBatch:
-    """Some of the held-out images, and what the intact model makes of them."""
+class TrialBatch:
+    """Some of the held-out images, before anything is tried."""
 
     pixels: Float[Tensor, "batch channel height width"]
     """The images."""
     output: Float[Tensor, "batch output"]
-    """The model's output."""
+    """The intact model's output."""
     outliers: Bool[Tensor, "batch candidate"]
-    """Which candidate tokens are outliers."""
+    """Which candidate tokens are outliers, with the base moved."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Held-out images, and what the intact model makes of them."""
+    """Held-out images, and what the model makes of them before anything is tried."""
 
     model: Any
     """A HookedViT."""
     detection: Detection
-    """How outliers are told: the threshold of the intact model, for every arm."""
-    batches: tuple[IntactBatch, ...]
+    """How outliers are told: one threshold for every arm."""
+    base: NeuronSet
+    """Neurons that are moved to a register in every arm but the intact one."""
+    batches: tuple[TrialBatch, ...]
     """The images."""
 
     @classmethod
-    def of(cls, model: Any, detection: Detection, batches: Iterable[Tensor]) -> "Trial":
-        """Run the intact model once."""
-        empty = cls(model, detection, ())
-        intact = tuple(IntactBatch(pixels, *empty._run(pixels)) for pixels in batches)
-        return cls(model, detection, intact)
+    def of(
+        cls,
+        model: Any,
+        detection: Detection,
+        batches: Iterable[Tensor],
+        base: NeuronSet | None = None,
+    ) -> "Trial":
+        """Run the model once; with a base, once more with that moved."""
+        empty = cls(model, detection, NeuronSet() if base is None else base, ())
+        return replace(empty, batches=tuple(empty._before(pixels) for pixels in batches))
+
+    def _before(self, pixels: Tensor) -> TrialBatch:
+        output, outliers = self._run(pixels)
+        if len(self.base):
+            with self.model.intervened(TestTimeRegister(self.base)):
+                _, outliers = self._run(pixels)
+        return TrialBatch(pixels, output, outliers)
 
     @property
     def outliers(self) -> Float[Tensor, " image"]:
-        """Outliers of each image in the intact model."""
+        """Outliers of each image, with the base moved."""
         counts = [batch.outliers.sum(dim=1).double().cpu() for batch in self.batches]
         return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.float64)
 
@@ -79,28 +93,28 @@ class Trial:
         return ArmResult(torch.cat(outliers), torch.cat(drift))
 
     def shifted(self, neurons: Pairs) -> ArmResult:
-        """The same images with these neurons moved to a test-time register; none: the model as is."""
-        return self.run(_register(neurons))
+        """The same images with these neurons and the base moved to a test-time register."""
+        return self.run(self._register(neurons))
 
     def left(self, result: ArmResult) -> float:
         """Share of the outliers that an arm leaves."""
         return float(result.outliers.sum() / self.outliers.sum().clamp_min(1))
 
     def activation(self, pairs: list[tuple[int, int]], moved: Pairs = ()) -> Float[Tensor, " pair"]:
-        """Mean activation of neurons at the intact model's outliers, while others are moved away.
+        """Mean activation of neurons at the outliers' places, while others are moved away.
 
         Args:
             pairs: the neurons to read.
-            moved: the neurons that a test-time register takes away from the patches.
+            moved: the neurons that a test-time register takes away, besides the base.
         """
-        intervention = _register(moved)
+        intervention = self._register(moved)
         total = torch.zeros(len(pairs), dtype=torch.float64)
         for batch in self.batches:
             with self.model.intervened(intervention):
                 total += self._activation(batch, pairs)
         return total / self.outliers.sum().clamp_min(1)
 
-    def _activation(self, batch: IntactBatch, pairs: list[tuple[int, int]]) -> Tensor:
+    def _activation(self, batch: TrialBatch, pairs: list[tuple[int, int]]) -> Tensor:
         layers = [layer for layer, _ in pairs]
         with torch.no_grad(), mlp_inputs(self.model, range(min(layers), max(layers) + 1)) as inputs:
             self.model(batch.pixels, stop_at_layer=max(layers) + 1)
@@ -128,7 +142,6 @@ class Trial:
         norms = self._candidates(pixels, kept[0])
         return output.flatten(1).float(), norms > self.detection.threshold.value
 
-
-def _register(neurons: Pairs) -> Intervention:
-    chosen = NeuronSet.of(list(neurons))
-    return TestTimeRegister(chosen) if len(chosen) else Empty()
+    def _register(self, neurons: Pairs) -> Intervention:
+        chosen = NeuronSet.of([*self.base, *neurons])
+        return TestTimeRegister(chosen) if len(chosen) else Empty()

@@ -1,0 +1,89 @@
+"""One search: from the sums of a scoring pass to the neurons taken."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttreg_interp.discovery.calibrate import (
+    NEURON_SHARE,
+    Choice,
+    Ranking,
+    choose_neurons,
+    search_range,
+)
+from ttreg_interp.discovery.exact import ExactSums
+from ttreg_interp.discovery.scores import NeuronScores, read_scores
+from ttreg_interp.discovery.scoring import ScoringRun
+from ttreg_interp.discovery.stream import held_out
+from ttreg_interp.discovery.survey import Detection
+from ttreg_interp.discovery.trial import Trial
+from ttreg_interp.interventions.neuron_set import NeuronSet
+
+MAX_HELD_OUT = 32
+"""Held-out images that calibration and evidence use."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What one search found, and on which images it was tried."""
+
+    scores: NeuronScores
+    """Of all neurons of the layers up to the detection layer."""
+    searched: range
+    """Layers that were searched."""
+    ranking: Ranking
+    """Their neurons, best first, without those that were moved already."""
+    trial: Trial
+    """The held-out images."""
+    choice: Choice
+    """The neurons taken."""
+    caveats: tuple[str, ...]
+    """Where the search falls short."""
+
+
+def search(
+    run: ScoringRun, detection: Detection, sums: ExactSums, base: NeuronSet | None = None
+) -> Search:
+    """Rank the neurons and take as many as the held-out images ask for.
+
+    Args:
+        run: model, images and configuration.
+        detection: how outliers are told.
+        sums: of the scoring pass.
+        base: neurons that were moved to a register during that pass.
+    """
+    base = NeuronSet() if base is None else base
+    scores = read_scores(run.model, run.layers(detection.detect_layer), sums)
+    trial, caveats = _trial(run, detection, base)
+    searched = search_range(run.model, run.config, scores, detection.detect_layer)
+    assert run.config.score is not None
+    known = set(base)
+    ranking = [row for row in scores.ranking(run.config.score, searched) if row[:2] not in known]
+    choice = choose_neurons(trial, ranking, run.config, NEURON_SHARE * scores.excess)
+    return Search(scores, searched, ranking, trial, choice, (*caveats, *choice.caveats))
+
+
+def _trial(run: ScoringRun, detection: Detection, base: NeuronSet) -> tuple[Trial, tuple[str, ...]]:
+    """The held-out images, and what is to be said about them."""
+    share = run.config.held_out
+    pixels = _collect(run, lambda index: held_out(index, share))
+    trial = Trial.of(run.model, detection, pixels, base)
+    if trial.outliers.sum() > 0:
+        return trial, ()
+    trial = Trial.of(run.model, detection, _collect(run, lambda index: index >= 0), base)
+    return trial, (
+        "No held-out image has outliers, so the number of neurons and the evidence rest on images "
+        "that also gave the scores. Give more images.",
+    )
+
+
+def _collect(run: ScoringRun, wanted: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Up to `MAX_HELD_OUT` images, in batches."""
+    chosen: list[Tensor] = []
+    for batch in run.stream:
+        chosen.append(batch.pixels[wanted(batch.index)])
+        if sum(map(len, chosen)) >= MAX_HELD_OUT:
+            break
+    return list(torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size))
