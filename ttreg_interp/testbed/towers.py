@@ -134,6 +134,7 @@ def _build_timm(shape: Shape) -> nn.Module:
         depth=shape.depth,
         num_heads=shape.heads,
         num_classes=0,
+        weight_init="skip",  # its draws would all be overwritten
     )
 
 
