@@ -28,7 +28,7 @@ def _plot_ranking(axes: Any, found: Any) -> None:
     axes.set(xlabel="rank", ylabel="score", xscale="log", title="scores; red: chosen")
 
 
-def _plot_curve(axes: Any, curve: list[dict[str, float]], chosen: int) -> None:
+def _plot_curve(axes: Any, curve: list[dict[str, Any]], chosen: int) -> None:
     k = [point["k"] for point in curve]
     for name, colour in (("outliers_left", _RED), ("drift", _GREY)):
         axes.plot(k, [point[name] for point in curve], marker="o", color=colour, label=name)

@@ -35,7 +35,7 @@ def parse(body: Any, where: str) -> dict[str, Any]:
             "evidence": body.get("evidence") or {},
             "caveats": tuple(body.get("caveats", ())),
         }
-    except (KeyError, TypeError, ValueError, InterventionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, InterventionError) as error:
         raise ArtifactError(f"{where} is damaged: {type(error).__name__}: {error}.") from None
 
 
