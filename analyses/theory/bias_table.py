@@ -55,6 +55,8 @@ class Config:
     """At most so many images."""
     steps: int = 300
     """Adam steps of the trained fit."""
+    copies: float = 4.0
+    """As how many keys register and mean fit count in two more arms: one sink in place of several."""
     batch_size: int = 8
     """Images of one forward pass."""
     seed: int = 0
@@ -95,6 +97,10 @@ def arms(
         "zeroed": ZeroNeurons(neurons),
         "test-time register": TestTimeRegister(neurons),
         **{name: fit.intervention() for name, fit in fitted.items()},
+        f"test-time register, {config.copies:g} copies": TestTimeRegister(
+            neurons, multiplicity=config.copies
+        ),
+        f"k', v' mean, {config.copies:g} copies": fitted["k', v' mean"].intervention(config.copies),
         "control: random neurons zeroed": ZeroNeurons(random),
         "control: zeroed, empty token": ZeroNeurons(neurons) + ExtraTokens(),
         "control: k', v' mean, shuffled": shuffled(fitted["k', v' mean"], config.seed),

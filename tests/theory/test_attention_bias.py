@@ -229,6 +229,13 @@ def test_a_register_as_teacher_is_followed_exactly_on_one_image():
     torch.testing.assert_close(found.v.tensor, start.v.tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_training_that_makes_things_worse_is_told(planted):
+    model, neurons, images = planted
+    options = FitOptions(steps=2, learning_rate=0.3)
+    with pytest.raises(DataError, match="made the loss larger, from .* after 2 steps.*more steps"):
+        fit_attention_bias(model, images, neurons, "trained", options)
+
+
 def test_layers_limits_the_bias(planted):
     model, neurons, images = planted
     fit = fit_attention_bias(model, images, neurons, "mean", FitOptions(layers=(4, 5)))

@@ -217,6 +217,7 @@ def trained(
 
     Raises:
         ContractError: the loss is NaN or inf.
+        DataError: the loss ends above twice what it began with.
     """
     origin = {"k": start.k.tensor.to(model.cfg.device), "v": start.v.tensor.to(model.cfg.device)}
     units = {name: t.square().mean(dim=(1, 2), keepdim=True).sqrt() for name, t in origin.items()}
@@ -238,8 +239,20 @@ def trained(
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
+    _check_learned(losses)
     found = {name: (origin[name] + units[name] * moved[name]).detach().cpu() for name in origin}
     return _bias(found, start.layers), losses
+
+
+def _check_learned(losses: list[float]) -> None:
+    tenth = max(1, len(losses) // 10)
+    last = sum(losses[-tenth:]) / tenth
+    if last > 2 * losses[0]:
+        raise DataError(
+            f"Training k' and v' made the loss larger, from {losses[0]:.3g} to {last:.3g} after "
+            f"{len(losses)} steps: Adam's first steps are its largest. Take more steps, or a lower "
+            "learning rate."
+        )
 
 
 def _bias(tensors: dict[str, Tensor], layers: tuple[int, ...] | None) -> AttentionBias:
