@@ -14,7 +14,8 @@ from ttreg_interp.report.record import record_run
 
 ARMS = {"intact": Empty(), "register": TestTimeRegister({0: [3]})}
 HOSTILE = "<img src=x onerror=alert(1)>.png"
-HOSTILES = (HOSTILE, "</script><script>alert(2)</script>.png", "\"'`{{7*7}}${1}&amp;.png")
+HOSTILE_FILES = (HOSTILE, "<!--<script>alert(2).png", "\"'`{{7*7}}${1}&amp;.png")
+HOSTILE_LABEL = "</script><script>alert(3)</script>"
 
 
 class Reader(HTMLParser):
@@ -65,7 +66,7 @@ def test_every_map_is_inside(tmp_path):
         f"map-{arm}-{image}-{kind}"
         for arm in (0, 1)
         for image in (0, 1, 2)
-        for kind in ("norms", "neurons", "tokens", "heads")
+        for kind in ("norms", "neurons", "exact", "tokens", "heads")
     }
     assert {name for name in page.scripts if name.startswith("map-")} == expected
     facts = json.loads(page.scripts["facts"])
@@ -74,10 +75,10 @@ def test_every_map_is_inside(tmp_path):
 
 def test_names_and_labels_are_text_whatever_they_hold(tmp_path):
     model = tiny()
-    model.spec = HOSTILES[1]
-    arms = {HOSTILE: Empty(), HOSTILES[1]: TestTimeRegister({0: [3]})}
-    summary = {HOSTILE: [{HOSTILES[1]: HOSTILE}], "neurons": [{"layer": HOSTILES[2]}]}
-    source = Files(pixels_for(model), HOSTILES)
+    model.spec = HOSTILE_LABEL
+    arms = {HOSTILE: Empty(), HOSTILE_LABEL: TestTimeRegister({0: [3]})}
+    summary = {HOSTILE: [{HOSTILE_LABEL: HOSTILE}], "neurons": [{"layer": HOSTILE_FILES[2]}]}
+    source = Files(pixels_for(model), HOSTILE_FILES)
     page = report(tmp_path, model, images=source, arms=arms, summary=summary)
     plain = report(tmp_path / "plain", images=pixels_for(tiny()), summary={"a": [{"b": 1}], "c": [{"d": 2}]})  # fmt: skip
     count = lambda page, tag: sum(found == tag for found, _ in page.tags)
@@ -88,7 +89,7 @@ def test_names_and_labels_are_text_whatever_they_hold(tmp_path):
     assert HOSTILE in shown
     assert "{{7*7}}" in shown
     assert [image["name"] for image in json.loads(page.scripts["facts"])["images"]] == list(
-        HOSTILES
+        HOSTILE_FILES
     )
 
 

@@ -24,8 +24,8 @@ def planned(model, n_images: int, **budget: int) -> dict[str, plans.Plan]:
 
 def test_small_models_keep_every_query_key_and_head():
     for plan in planned(tiny(), n_images=12).values():
-        for rows in plan.rows.values():
-            assert (rows.queries.side, rows.keys.side) == (1, 1)
+        for kind in ("tokens", "heads"):
+            assert (plan.rows[kind].queries.side, plan.rows[kind].keys.side) == (1, 1)
 
 
 def test_twelve_images_of_a_vit_base_keep_every_patch_as_a_query():
@@ -55,7 +55,7 @@ def test_blocks_are_the_same_under_every_arm(monkeypatch):
     assert intact.code == register.code
 
 
-def test_exact_rows_are_kept_where_keys_come_in_blocks(monkeypatch):
+def test_exact_rows_have_every_key_and_the_mean_patch_also_where_others_have_blocks(monkeypatch):
     monkeypatch.setattr(plans, "BUDGET", {"tokens": 3_000, "heads": 3_000})
     plan = planned(tiny(img_size=64), n_images=2)["intact"]
     assert plan.rows["tokens"].keys.side > 1

@@ -60,6 +60,9 @@ def test_maps_equal_the_cache(tmp_path, kind):
         mean = pattern.mean(dim=2)
         bound = code.relative_error * (mean + 1 / code.n_keys) + 1e-6
         assert ((code.decode(maps["tokens"]) - mean).abs() <= bound).all()
+        start = cache.layout.patches.start
+        prefix, patches = mean[:, :, :start], mean[:, :, start:].mean(dim=2, keepdim=True)
+        torch.testing.assert_close(maps["exact"], torch.cat((prefix, patches), dim=2))
         resid = torch.stack([cache["resid_post", layer] for layer in layers], dim=1)
         torch.testing.assert_close(maps["norms"], resid.norm(dim=-1))
         posts = [cache["post", layer][:, :, neuron] for layer, neuron in NEURONS]

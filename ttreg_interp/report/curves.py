@@ -8,8 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttreg_interp.hooked import TokenLayout
-from ttreg_interp.report.blocks import TokenBlocks
-from ttreg_interp.report.codes import AttentionCode
 from ttreg_interp.report.run import Run
 
 
@@ -45,22 +43,10 @@ def read_curves(run: Run) -> list[ArmCurves]:
 
 
 def reader_rows(run: Run, number: int) -> Float[Tensor, "batch layer token"]:
-    """Attention of the reader, mean over heads; patches that were recorded in blocks share evenly."""
-    arm = run.info["arms"][number]
-    kind = "exact" if "exact" in arm["rows"] else "tokens"
-    layout = arm_layout(arm)
-    codes = run.of_arm(number)[kind][..., int(run.info["attention"]["elsewhere"]) :]
-    readers = layout.cls if layout.n_cls else slice(layout.patches.start, None)
-    rows = AttentionCode(run.info["attention"]["n_keys"]).decode(codes[:, :, readers])
-    if layout.n_cls:
-        return rows.mean(dim=2)
-    weights = _block_sizes(TokenBlocks(layout, arm["rows"][kind]["query"]))
-    return (rows * weights[:, None]).sum(dim=2) / weights.sum()
-
-
-def _block_sizes(blocks: TokenBlocks) -> Float[Tensor, " block"]:
-    """Patches in each block."""
-    return blocks.sum(torch.ones(blocks.layout.n_tokens))[blocks.layout.patches.start :]
+    """Attention of the reader, mean over heads: of [CLS], else of the mean patch."""
+    layout = arm_layout(run.info["arms"][number])
+    rows = run.of_arm(number)["exact"][..., int(run.info["attention"]["elsewhere"]) :]
+    return rows[:, :, layout.cls].mean(dim=2) if layout.n_cls else rows[:, :, -1]
 
 
 def _arm_curves(run: Run, number: int) -> ArmCurves:

@@ -22,7 +22,7 @@ from ttreg_interp.report.words import cards, sentences
 
 SCRIPTS = ("decode.js", "maps.js", "colour.js", "chart.js", "neurons.js", "app.js")
 """In the order in which they build on each other."""
-FLOAT_MAPS = ("norms", "neurons")
+FLOAT_MAPS, CODE_MAPS = ("norms", "neurons", "exact"), ("tokens", "heads")
 
 
 def write_report(run_dir: Path | str, path: Path | str | None = None) -> Path:
@@ -117,7 +117,7 @@ def _blobs(run: Run) -> Iterator[tuple[str, str]]:
             for kind in FLOAT_MAPS:
                 if kind in maps:
                     yield f"map-{number}-{image}-{kind}", pack_floats(maps[kind][image])
-            for kind in run.info["arms"][number]["rows"]:
+            for kind in CODE_MAPS:
                 plane, first_plane = _plane(run, number, kind), _plane(run, 0, kind)
                 guide = (first[kind][image], first_plane) if number else None
                 yield (

@@ -71,8 +71,9 @@ class Observer:
             )
         for name, row_set in self.plan.rows.items():
             rows = row_set.read(pattern)
-            codes = self.plan.code.encode(rows if row_set.by_head else rows[:, 0])
-            seen.setdefault(name, []).append(codes.cpu())
+            rows = rows if row_set.by_head else rows[:, 0]
+            kept = rows if name == "exact" else self.plan.code.encode(rows)
+            seen.setdefault(name, []).append(kept.cpu())
 
 
 def _keep_norms(seen: Seen, resid: Tensor, hook: Any) -> None:

@@ -55,9 +55,9 @@ class Plan:
     layout: TokenLayout
     """The token axis under this arm."""
     rows: Mapping[str, RowSet]
-    """`tokens`: mean over heads, queries as fine as can be; `heads`: by head, keys as fine as can
-    be; `exact`: mean over heads, prefix and mean patch as queries, every key, where `tokens` has
-    blocks of keys."""
+    """`exact`: mean over heads, prefix tokens and the mean patch as queries, every key, as floats;
+    `tokens`: mean over heads, queries as fine as can be; `heads`: by head, keys as fine as can be;
+    these two as codes."""
     code: AttentionCode
     """How attention is stored."""
 
@@ -83,9 +83,8 @@ def plan_arms(
             _keys_first(longest), n_patterns * model.cfg.n_heads, BUDGET["heads"]
         ),
     }
-    if finest["tokens"][1].side > 1:
-        whole = max(bare.height, bare.width)
-        finest["exact"] = TokenBlocks(longest, whole), TokenBlocks(longest, 1)
+    whole = max(bare.height, bare.width)
+    finest["exact"] = TokenBlocks(longest, whole), TokenBlocks(longest, 1)
     return {
         name: Plan(
             layout := bare.with_test_time_registers(n_added),

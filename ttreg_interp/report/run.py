@@ -26,9 +26,9 @@ class Run:
     """`run.json`: model, arms, images, provenance, and the caller's tables under `summary`."""
     maps: dict[str, Tensor]
     """`maps.safetensors`: `thumbnails` [batch, height, width, channel], and by arm number i
-    `{i}.norms` [batch, layer, token], `{i}.tokens` [batch, layer, query, key], `{i}.heads`
-    [batch, layer, head, query, key], `{i}.exact` like tokens, `{i}.neurons` [batch, neuron, token],
-    `{i}.output` [batch, output]; attention as codes, its axes as the arm's plan says."""
+    `{i}.norms` [batch, layer, token], `{i}.exact` and `{i}.tokens` [batch, layer, query, key],
+    `{i}.heads` [batch, layer, head, query, key], `{i}.neurons` [batch, neuron, token], `{i}.output`
+    [batch, output]; queries and keys as the arm's plan says."""
 
     def of_arm(self, number: int) -> dict[str, Tensor]:
         """The maps of one arm, by kind."""

@@ -24,10 +24,12 @@ const neuronPanel = new NeuronPanel(facts, maps);
 
 async function change(update) {
   Object.assign(state, update);
+  find("maps").setAttribute("aria-busy", "true");
   const wanted = { ...state };
   const sides = await Promise.all(armNumbers().map((number) => maps.load(number, state.image)));
   if (wanted.image !== state.image || wanted.right !== state.right) return;
   draw(sides, update);
+  find("maps").setAttribute("aria-busy", "false");
 }
 
 function draw(sides, update) {
@@ -39,7 +41,7 @@ function draw(sides, update) {
   drawPair("norm", sides, norms, 0, formatNumber);
   drawPair("attention", sides, attention.map((one) => one && one.values),
     1 / facts.attention.n_keys, formatShare);
-  drawPrefix(sides, attention);
+  drawShares(sides, attention);
   drawReadout();
   drawImageCurves(sides);
   if ("image" in update || "right" in update) neuronPanel.draw(sides);
@@ -147,7 +149,7 @@ function blockName() {
 
 // ------------------------------------------------------------------ tokens outside the grid
 
-function drawPrefix(sides, attention) {
+function drawShares(sides, attention) {
   const names = [...new Set(sides.flatMap((side) => side.arm.prefix))];
   const rows = names.map((name) => [tokenName(name), sides.map((side, i) => {
     const at = side.arm.prefix.indexOf(name);
@@ -158,22 +160,23 @@ function drawPrefix(sides, attention) {
   }
   rows.push(["all patches", sides.map((side, i) => attention[i]
     && patches(attention[i].values, side.arm).reduce((sum, value) => sum + value, 0))]);
-  find("prefix").replaceChildren(...rows.map(([name, values]) => shareRow(name, values)));
+  find("shares").replaceChildren(...rows.map(([name, values]) => shareItem(name, values)));
+  find("shares-title").textContent = `Where the attention of ${blockName()} goes`;
 }
 
-function shareRow(name, values) {
-  const row = document.createElement("tr");
-  const head = document.createElement("th");
-  head.scope = "row";
-  head.textContent = name;
-  row.append(head, ...values.map((value, i) => {
-    const cell = document.createElement("td");
-    cell.textContent = value === null ? "–" : formatShare(value);
-    cell.style.setProperty("--share", value === null ? 0 : Math.min(value, 1));
-    cell.style.setProperty("--arm", armColour(armNumbers()[i]));
-    return cell;
+function shareItem(name, values) {
+  const item = document.createElement("li");
+  const label = document.createElement("span");
+  label.textContent = name;
+  item.append(label, ...values.map((value, i) => {
+    const share = document.createElement("b");
+    share.textContent = value === null ? "–" : formatShare(value);
+    share.title = shown.sides[i].arm.name;
+    share.style.setProperty("--share", value === null ? 0 : Math.min(value, 1));
+    share.style.setProperty("--arm", armColour(armNumbers()[i]));
+    return share;
   }));
-  return row;
+  return item;
 }
 
 // ------------------------------------------------------------------ numbers of one token

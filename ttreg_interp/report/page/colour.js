@@ -67,11 +67,10 @@ function drawScale(element, scale, format) {
 function formatNumber(value) {
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size >= 1e5 || size < 1e-4) return value.toExponential(1);
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(1);
   return String(Number(value.toPrecision(3)));
 }
 
 function formatShare(value) {
-  const percent = 100 * value;
-  return `${percent >= 10 ? percent.toFixed(0) : Number(percent.toPrecision(percent >= 0.1 ? 2 : 1))}%`;
+  return `${formatNumber(100 * value)}%`;
 }

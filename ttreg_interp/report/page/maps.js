@@ -28,7 +28,8 @@ class Maps {
       const axes = this.axes(maps.arm, sides);
       const planes = this.facts.n_layers * (sides.by_head ? this.facts.n_heads : 1);
       const bytes = await inflate(id(kind));
-      maps.rows[kind] = { axes, codes: readCodes(bytes, planes, axes, first && first.rows[kind]) };
+      maps.rows[kind] = kind === "exact" ? { axes, shares: readFloats(bytes) }
+        : { axes, codes: readCodes(bytes, planes, axes, first && first.rows[kind]) };
     }
     return maps;
   }
@@ -59,16 +60,16 @@ class Maps {
   // has no such token. `head` is -1 for the mean. `query` is a patch number, a prefix token's
   // name, or "mean" for the mean over patches.
   attention(maps, layer, head, query) {
-    const kind = head >= 0 ? "heads"
-      : "exact" in maps.rows && typeof query === "string" ? "exact" : "tokens";
-    const { axes, codes } = maps.rows[kind];
+    const kind = head >= 0 ? "heads" : typeof query === "number" ? "tokens" : "exact";
+    const { axes, codes, shares } = maps.rows[kind];
+    const share = codes ? (i) => this.table[codes[i]] : (i) => shares[i];
     const weights = this.queryWeights(maps.arm, axes, query);
     if (weights === null) return null;
     const plane = head >= 0 ? layer * this.facts.n_heads + head : layer;
     const sums = new Float32Array(axes.keys);
     for (const [row, weight] of weights) {
       const at = (plane * axes.queries + row) * axes.keys;
-      for (let key = 0; key < axes.keys; key++) sums[key] += weight * this.table[codes[at + key]];
+      for (let key = 0; key < axes.keys; key++) sums[key] += weight * share(at + key);
     }
     return {
       values: spread(sums, axes, maps.arm),
