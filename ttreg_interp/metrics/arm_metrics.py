@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -34,7 +34,7 @@ class ArmMetric(ABC):
         """As tables call it."""
         return self.title
 
-    def on(self, n_layers: int) -> Self:
+    def on(self, n_layers: int) -> "ArmMetric":
         """The same for a model of `n_layers` blocks."""
         return self
 
@@ -147,7 +147,7 @@ class AtLayer(ArmMetric):
         """As tables call it."""
         return f"{self.title}, block {self.layer}"
 
-    def on(self, n_layers: int) -> Self:
+    def on(self, n_layers: int) -> "ArmMetric":
         """The same, its layer counted from the front.
 
         Raises:
