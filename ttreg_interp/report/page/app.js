@@ -269,7 +269,7 @@ function fillControls() {
     find("head").append(new Option(`head ${head}`, head));
   }
   const names = [...new Set(facts.arms.flatMap((arm) => arm.prefix))];
-  find("chips").prepend(...[...names, "mean"].map((name) => {
+  find("chips").append(...[...names, "mean"].map((name) => {
     const chip = document.createElement("button");
     Object.assign(chip, { type: "button", className: "chip" });
     chip.textContent = name === "mean" ? "mean over patches" : tokenName(name);
