@@ -71,3 +71,14 @@ def opened(
     visit.page.goto(file.as_uri())
     yield visit
     context.close()
+
+
+def colours(page: Any, canvases: str) -> list[list[list[int]]]:
+    """Red, green and blue of every patch, map by map."""
+    read = """c => {
+        const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", {willReadFrequently: true});
+        copy.drawImage(c, 0, 0);
+        return [...copy.getImageData(0, 0, c.width, c.height).data];
+    }"""
+    maps = [canvas.evaluate(read) for canvas in page.locator(canvases).all()]
+    return [[data[i : i + 3] for i in range(0, len(data), 4)] for data in maps]

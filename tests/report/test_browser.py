@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.report.browser import DESKTOP, PHONE, browsing, opened
+from tests.report.browser import DESKTOP, PHONE, browsing, colours, opened
 from tests.report.models import KINDS, Files, pixels_for, tiny
 from tests.report.test_html import HOSTILE_FILES, HOSTILE_LABEL
 from ttreg_interp.interventions import AttentionBias, Empty, TestTimeRegister, ZeroNeurons
@@ -163,21 +163,13 @@ def middle(patch: int, visit, layout) -> dict[str, float]:
     }
 
 
-def colours(page, selector: str) -> list[list[int]]:
-    """Colour of every patch of the maps of a pair, each as one list."""
-    return [
-        canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
-        for canvas in page.locator(f"{selector} canvas").all()
-    ]
-
-
 def test_both_sides_have_one_colour_scale(browser, tmp_path):
     model, page = made(tmp_path / "run")
     with opened(browser, page) as visit:
         ready(visit)
         visit.page.locator("#layer").fill("1")
         ready(visit)
-        maps = torch.tensor(colours(visit.page, "#norm-pair")).view(2, -1, 4)[..., :3]
+        maps = torch.tensor(colours(visit.page, "#norm-pair canvas"))
         norms = []
         for intervention in (Empty(), ARMS["register"]):
             with model.intervened(intervention):
