@@ -16,7 +16,7 @@ from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.discovery.survey import Detection, candidate_rows
 from ttreg_interp.hooked.layout import TokenLayout
 
-N_ORDINARY = 8
+N_ORDINARY = 4
 """Ordinary tokens drawn per image, to compare outliers with."""
 
 

@@ -180,10 +180,11 @@ def layer_statistics(
 ) -> dict[str, Float[Tensor, "batch neuron"]]:
     """The statistics of one layer's neurons for every image, zero where it has no outliers."""
     inputs = seen.inputs[layer]
-    on = mlp.neurons(inputs[tokens.outlier_at][None])[0].float()
-    off = mlp.neurons(inputs[tokens.ordinary_at][None])[0].float()
+    rows = torch.cat((inputs[tokens.outlier_at], inputs[tokens.ordinary_at]))  # one product for both
+    post = mlp.neurons(rows[None])[0].float()
+    on, off = post.split([len(tokens.distance), len(rows) - len(tokens.distance)])
     ordinary = tokens.ordinary_share @ off
-    along = tokens.away.to(mlp.W_out.dtype) @ mlp.W_out.T
+    along = tokens.away @ mlp.W_out.T.float()
     beyond = on - ordinary[tokens.outlier_at[0]]
     square = (tokens.share @ on.square() + tokens.ordinary_share @ off.square()) / 2
     found = {
@@ -191,7 +192,7 @@ def layer_statistics(
         "signed": tokens.share @ on,
         "ordinary": ordinary,
         "square": square,
-        "projection": tokens.share @ (beyond * along.float()),
+        "projection": tokens.share @ (beyond * along),
     }
     if layer in seen.quiet:
         found = {name: value * seen.quiet[layer] for name, value in found.items()}
