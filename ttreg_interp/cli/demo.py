@@ -7,6 +7,7 @@ from typing import Any
 
 from ttreg_interp.cli.common import emit, table, write_json
 
+REGISTER = "test-time register"
 CONTROL = "as many random neurons zeroed"
 
 
@@ -37,7 +38,9 @@ class Demo:
         source = self._photographs()
         model = load(f"testbed:planted/{self.layout}/tiny/{self.seed}")
         truth = NeuronSet.of(planted_vit(layout=self.layout, size="tiny", seed=self.seed).truth)
-        found = find_register_neurons(model, source, FindConfig(seed=self.seed), progress=True)
+        found = find_register_neurons(
+            model, source, FindConfig(seed=self.seed, evidence=False), progress=True
+        )
         found.save(self.out / "neurons.json")
         arms = self._arms(found, model)
         effects = {name: self._effect(model, source, arm) for name, arm in arms.items()}
@@ -69,7 +72,7 @@ class Demo:
             for seed in range(self.n_controls)
         }
         return {
-            "test-time register": TestTimeRegister(found),
+            REGISTER: TestTimeRegister(found),
             "register neurons zeroed": ZeroNeurons(found),
             **controls,
         }
@@ -94,12 +97,14 @@ class Demo:
 
     def _page(self, model: Any, source: Any, arms: dict[str, Any], found: Any, body: dict) -> Path:
         from ttreg_interp.interventions import Empty
+        from ttreg_interp.report.figures import before_after_figure
         from ttreg_interp.report.html import write_report
         from ttreg_interp.report.record import record_run
 
-        shown = {"intact": Empty(), "test-time register": arms["test-time register"]}
+        shown = {"intact": Empty(), REGISTER: arms[REGISTER]}
         shown["register neurons zeroed"] = arms["register neurons zeroed"]
         record_run(model, source, shown, self.out, neurons=found.neurons, n_images=6, summary=body)
+        before_after_figure(self.out, self.out / "maps")
         return write_report(self.out)
 
 

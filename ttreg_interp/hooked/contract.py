@@ -148,16 +148,36 @@ def _identity(model: HookedViT, pixels: Tensor) -> Check:
 
 
 def _causality(model: HookedViT, pixels: Tensor, generator: torch.Generator) -> Check:
+    """Overwrite one hook point after the other; each run starts at the block of its hook point."""
     output, tokens = model(pixels, return_type="both")
+    residuals = [model(pixels, stop_at_layer=layer) for layer in range(model.cfg.n_layers + 1)]
     silent = []
     for name in model.hook_dict:
         overwrite = (name, partial(_overwrite, generator=generator))
-        new = model.run_with_hooks(pixels, return_type="both", fwd_hooks=[overwrite])
+        layer = _first_block(name, model.cfg.n_layers)
+        start = (
+            {"start_at_layer": layer, "image_size": tuple(pixels.shape[-2:])}
+            if layer is not None
+            else {}
+        )
+        new = model.run_with_hooks(
+            pixels if layer is None else residuals[layer],
+            return_type="both",
+            fwd_hooks=[overwrite],
+            **start,
+        )
         if torch.equal(new[0], output) and torch.equal(new[1], tokens):
             silent.append(name)
     n_points = len(model.hook_dict)
     detail = f"{n_points - len(silent)} of {n_points} hook points move the output"
     return Check("causality", not silent, detail + (f"; silent: {silent[:6]}" if silent else ""))
+
+
+def _first_block(name: str, n_layers: int) -> int | None:
+    """The block that a hook point is in; n_layers behind the blocks, None before them."""
+    if name.startswith("blocks."):
+        return int(name.split(".")[1])
+    return n_layers if name.startswith(("ln_final", "hook_pooled", "hook_out")) else None
 
 
 def _overwrite(activation: Tensor, hook: Any, generator: torch.Generator) -> Tensor:
