@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttreg_interp.report.blocks import TokenBlocks
 from ttreg_interp.report.curves import arm_layout, read_curves
-from ttreg_interp.report.neurons import facts_table, neuron_facts
+from ttreg_interp.report.neurons import facts_table, neuron_facts, sparsity_chart
 from ttreg_interp.report.pack import Plane, pack_codes, pack_floats
 from ttreg_interp.report.run import Run, write_whole
 from ttreg_interp.report.sections import calibration, make_table, tables
@@ -74,6 +74,7 @@ def _context(run: Run) -> dict[str, Any]:
         ],
         "neurons": [asdict(one) for one in neurons],
         "curves": [asdict(one) for one in curves],
+        "sparsity": asdict(sparsity_chart(run, neurons)) if neurons else None,
         "charts": [asdict(chart) for chart, _ in charted],
     }
     return {

@@ -9,6 +9,13 @@ from torch import Tensor
 
 from ttreg_interp.report.curves import arm_layout
 from ttreg_interp.report.run import Run
+from ttreg_interp.report.sections import Chart
+from ttreg_interp.report.sparsity import by_rank, ranks
+
+CONTROL = "mean over all neurons of these layers"
+"""What the mapped neurons are compared with."""
+MOST_CURVES = 5
+"""More curves could not be told apart."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class NeuronFacts:
     """Share of patches with more than half of their image's largest |activation|."""
     norm_correlation: float
     """Correlation of |activation| with the patch norm after the last layer, mean over images."""
+    by_rank: tuple[float, ...]
+    """|activation| by rank of the patch, in units of the largest, mean over images."""
 
 
 def neuron_facts(run: Run) -> list[NeuronFacts]:
@@ -39,7 +48,27 @@ def neuron_facts(run: Run) -> list[NeuronFacts]:
     active = (activation > largest[..., None] / 2).float().mean(dim=-1)
     columns = (largest, active, _correlation(activation, norms))
     rows = torch.stack([column.mean(dim=0) for column in columns], dim=1).tolist()
-    return [NeuronFacts(*pair, *row) for pair, row in zip(pairs, rows, strict=True)]
+    curves = by_rank(activation).mean(dim=0).tolist()
+    return [
+        NeuronFacts(layer, neuron, top, share, correlation, tuple(curve))
+        for (layer, neuron), (top, share, correlation), curve in zip(
+            pairs, rows, curves, strict=True
+        )
+    ]
+
+
+def sparsity_chart(run: Run, facts: list[NeuronFacts]) -> Chart:
+    """Activation by rank of the patch: the first mapped neurons, and the mean of their layers."""
+    ordinary = run.of_arm(0)["ordinary"].double().mean(dim=(0, 1))
+    series = [
+        (f"layer {one.layer}, neuron {one.neuron}", one.by_rank) for one in facts[:MOST_CURVES]
+    ]
+    return Chart(
+        title="|Activation| by rank of the patch, in units of the largest",
+        x_label="patch, by rank",
+        x=tuple(float(rank) for rank in ranks(arm_layout(run.info["arms"][0]).n_patches)),
+        series=((CONTROL, tuple(ordinary.tolist())), *series),
+    )
 
 
 def facts_table(facts: list[NeuronFacts]) -> list[dict[str, Any]]:

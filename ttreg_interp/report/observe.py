@@ -13,6 +13,7 @@ from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import NeuronSet
 from ttreg_interp.metrics.trace import check_finite_layers
 from ttreg_interp.report.plan import Plan
+from ttreg_interp.report.sparsity import by_rank
 
 Seen = dict[str, list[Tensor]]
 """By kind of map: one tensor a layer, batch first."""
@@ -57,9 +58,14 @@ class Observer:
             hooks.append((f"{path}.attn.hook_pattern", partial(self._keep_rows, seen)))
             hooks.append((f"{path}.hook_resid_post", partial(_keep_norms, seen)))
         for layer, neurons in self.neurons.layers:
-            keep = partial(_keep_neurons, seen, neurons)
+            keep = partial(self._keep_neurons, seen, neurons)
             hooks.append((f"blocks.{layer}.mlp.hook_post", keep))
         return hooks
+
+    def _keep_neurons(self, seen: Seen, neurons: tuple[int, ...], post: Tensor, hook: Any) -> None:
+        seen.setdefault("neurons", []).extend(post[:, :, n].float().cpu() for n in neurons)
+        patches = post[:, self.plan.layout.patches].float().transpose(1, 2)
+        seen.setdefault("ordinary", []).append(by_rank(patches).mean(dim=1).cpu())
 
     def _keep_rows(self, seen: Seen, pattern: Tensor, hook: Any) -> None:
         n_queries, n_tokens = pattern.shape[2], self.plan.layout.n_tokens
@@ -78,7 +84,3 @@ class Observer:
 
 def _keep_norms(seen: Seen, resid: Tensor, hook: Any) -> None:
     seen.setdefault("norms", []).append(resid.float().norm(dim=-1).cpu())
-
-
-def _keep_neurons(seen: Seen, neurons: tuple[int, ...], post: Tensor, hook: Any) -> None:
-    seen.setdefault("neurons", []).extend(post[:, :, n].float().cpu() for n in neurons)

@@ -27,8 +27,9 @@ class Run:
     maps: dict[str, Tensor]
     """`maps.safetensors`: `thumbnails` [batch, height, width, channel], and by arm number i
     `{i}.norms` [batch, layer, token], `{i}.exact` and `{i}.tokens` [batch, layer, query, key],
-    `{i}.heads` [batch, layer, head, query, key], `{i}.neurons` [batch, neuron, token], `{i}.output`
-    [batch, output]; queries and keys as the arm's plan says."""
+    `{i}.heads` [batch, layer, head, query, key], `{i}.neurons` [batch, neuron, token],
+    `{i}.ordinary` [batch, layer, rank] (mean over all neurons of the layers that have mapped ones),
+    `{i}.output` [batch, output]; queries and keys as the arm's plan says."""
 
     def of_arm(self, number: int) -> dict[str, Tensor]:
         """The maps of one arm, by kind."""

@@ -161,7 +161,13 @@ function drawShares(sides, attention) {
   rows.push(["all patches", sides.map((side, i) => attention[i]
     && patches(attention[i].values, side.arm).reduce((sum, value) => sum + value, 0))]);
   find("shares").replaceChildren(...rows.map(([name, values]) => shareItem(name, values)));
-  find("shares-title").textContent = `Where the attention of ${blockName()} goes`;
+  find("shares-title").replaceChildren(`Where the attention of ${blockName()} goes: `,
+    ...sides.map((side, i) => {
+      const name = document.createElement("span");
+      name.textContent = side.arm.name;
+      name.style.setProperty("--arm", armColour(armNumbers()[i]));
+      return name;
+    }));
 }
 
 function shareItem(name, values) {
@@ -171,7 +177,7 @@ function shareItem(name, values) {
   item.append(label, ...values.map((value, i) => {
     const share = document.createElement("b");
     share.textContent = value === null ? "–" : formatShare(value);
-    share.title = shown.sides[i].arm.name;
+    share.setAttribute("aria-label", `${shown.sides[i].arm.name}: ${share.textContent}`);
     share.style.setProperty("--share", value === null ? 0 : Math.min(value, 1));
     share.style.setProperty("--arm", armColour(armNumbers()[i]));
     return share;
@@ -219,7 +225,7 @@ function drawImageCurves(sides) {
   const rest = { xLabel: "layer", x: layers, cursor: state.layer, onPick: (layer) => change({ layer }) };
   drawChart(find("image-norm-curve"), { title: "Patch norm", series: series.norm, ...rest });
   drawChart(find("image-attention-curve"), { title: `Largest attention of ${queryName()}, ${headName()}`,
-    series: series.attention, format: formatShare, ...rest });
+    series: series.attention, format: formatShare, linear: true, ...rest });
 }
 
 function median(sorted) {
@@ -240,16 +246,23 @@ function drawRunCurves() {
     series: coloured.flatMap(({ name, colour, max_norm, median_norm }) => [
       { name: `${name}: largest`, colour, values: max_norm },
       { name: `${name}: median`, colour, dashed: true, values: median_norm }]) });
-  drawChart(find("run-attention-curve"), { ...rest, format: formatShare,
+  drawChart(find("run-attention-curve"), { ...rest, format: formatShare, linear: true,
     title: `Attention of ${base.n_cls ? "[CLS]" : "the mean patch"}, mean over heads`,
     series: coloured.flatMap(({ name, colour, max_attention, register_attention }) => [
       { name: `${name}: one patch`, colour, values: max_attention },
       ...(register_attention
         ? [{ name: `${name}: added tokens`, colour, dashed: true, values: register_attention }] : [])]) });
-  facts.charts.forEach((chart, number) => {
-    drawChart(find(`chart-${number}`), { title: chart.title, xLabel: chart.x_label, x: chart.x,
-      series: chart.series.map(([name, values], i) => ({ name, values, colour: armColour(i) })) });
-  });
+}
+
+function drawGivenCharts() {
+  const given = (chart, shift = 0) => ({ title: chart.title, xLabel: chart.x_label, x: chart.x,
+    linear: true, bare: true,
+    series: chart.series.map(([name, values], i) => ({ name, values, colour: armColour(i + shift) })) });
+  facts.charts.forEach((chart, number) => drawChart(find(`chart-${number}`), given(chart)));
+  if (!facts.sparsity) return;
+  const sparsity = { ...given(facts.sparsity, 5), doubling: true, bare: false };
+  Object.assign(sparsity.series[0], { colour: "var(--soft)", dashed: true });
+  drawChart(find("sparsity"), sparsity);
 }
 
 // ------------------------------------------------------------------ events
@@ -297,6 +310,7 @@ function listen() {
   find("theme").addEventListener("click", turnTheme);
   window.addEventListener("resize", () => {
     drawRunCurves();
+    drawGivenCharts();
     if (shown) drawImageCurves(shown.sides);
   });
 }
@@ -341,6 +355,7 @@ function start() {
   fillControls();
   listen();
   drawRunCurves();
+  drawGivenCharts();
   change({ image: 0 }).catch((error) => {
     find("problem").hidden = false;
     throw error;

@@ -9,7 +9,9 @@ function svg(name, attributes, text) {
   return element;
 }
 
-// `chart`: {title, xLabel, x, series: [{name, values, colour, dashed}], cursor, format, onPick}.
+// `chart`: {title, xLabel, x, series: [{name, values, colour, dashed}]}, and as wanted: `format` of
+// values, `linear` (never a logarithmic axis), `doubling` (places on a logarithmic axis), `bare`
+// (without its title), `cursor` (a place to mark), `onPick` (called with the place that is clicked).
 function drawChart(holder, chart) {
   const width = Math.max(holder.clientWidth, 240);
   const box = { left: 46, right: width - 10, top: 10, bottom: 162, height: 200 };
@@ -18,8 +20,9 @@ function drawChart(holder, chart) {
     "aria-label": `${chart.title}: ${chart.series.map(describeSeries(chart)).join("; ")}`,
   });
   const values = chart.series.flatMap((one) => one.values).filter((v) => v !== null);
-  const y = axisY(values, box);
-  const x = (i) => box.left + (chart.x.length < 2 ? 0.5 : place(chart.x, i)) * (box.right - box.left);
+  const y = axisY(values, box, chart.linear);
+  const places = chart.doubling ? chart.x.map(Math.log2) : chart.x;
+  const x = (i) => box.left + (places.length < 2 ? 0.5 : place(places, i)) * (box.right - box.left);
   drawAxes(drawing, chart, box, x, y);
   if (chart.cursor !== undefined) {
     const at = x(chart.cursor);
@@ -36,6 +39,7 @@ function drawChart(holder, chart) {
   }
   const caption = document.createElement("figcaption");
   caption.textContent = chart.title;
+  caption.hidden = Boolean(chart.bare);
   holder.replaceChildren(caption, drawing, legend(chart.series));
 }
 
@@ -52,10 +56,10 @@ function describeSeries(chart) {
 }
 
 // Logarithmic where positive values span more than a factor of 20, else linear from zero.
-function axisY(values, box) {
+function axisY(values, box, linear) {
   const high = Math.max(...values, 1e-12);
   const least = Math.min(...values);
-  const logarithmic = least > 0 && high / least > 20;
+  const logarithmic = !linear && least > 0 && high / least > 20;
   const low = logarithmic ? least / 1.3 : Math.min(0, least);
   const bend = logarithmic ? Math.log : (v) => v;
   const top = logarithmic ? high * 1.15 : high * 1.05;

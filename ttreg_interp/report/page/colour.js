@@ -72,5 +72,6 @@ function formatNumber(value) {
 }
 
 function formatShare(value) {
-  return `${formatNumber(100 * value)}%`;
+  const percent = 100 * value;
+  return percent > 0 && percent < 1e-3 ? "<0.001%" : `${formatNumber(percent)}%`;
 }
