@@ -3,7 +3,8 @@
 import pytest
 
 from ttreg_interp.metrics.intervals import Interval
-from ttreg_interp.report.sections import calibration, make_table, tables
+from ttreg_interp.report.sections import calibration, tables
+from ttreg_interp.report.tables import make_table
 
 
 def interval(low: float, estimate: float, high: float) -> dict:
@@ -57,13 +58,29 @@ def test_an_interval_of_one_point_is_drawn(value):
     assert row[0].bar[0] == row[0].bar[1] == row[0].bar[2]
 
 
-def test_an_effect_shows_its_output_with_intervals():
-    output = {"cosine": interval(0.8, 0.9, 0.95), "same_top1": None}
-    effect = {"n_images": 7, "output": output, "layers": []}
-    (table,) = tables({"effect": effect})
-    assert table.columns == ("images", "cosine")
-    assert texts(table) == [["7", "0.9 [0.8, 0.95]"]]
-    (table,) = tables({"effect": {"register": effect, "control": effect}})
+EFFECT = {
+    "intervention": {"kind": "Empty"},
+    "n_images": 7,
+    "output": {"cosine": interval(0.8, 0.9, 0.95), "same_top1": None},
+    "layers": [{"layer": 0, "max_norm_before": 1.5}],
+}
+
+
+@pytest.mark.parametrize(
+    "summary", [{"effect": EFFECT}, EFFECT, EFFECT | {"model": "m", "versions": {"torch": "2"}}]
+)
+def test_an_effect_shows_its_output_with_intervals_and_its_layers(summary):
+    output, layers = tables(summary)
+    assert (output.title, layers.title) == ("effect", "effect, layer by layer")
+    assert output.columns == ("images", "cosine")
+    assert texts(output) == [["7", "0.9 [0.8, 0.95]"]]
+    assert texts(layers) == [["0", "1.5"]]
+    assert (output.folded, layers.folded) == (False, True)
+
+
+def test_effects_by_arm_share_a_table():
+    (table,) = tables({"arms": {"register": EFFECT, "control": EFFECT}})
+    assert table.columns == ("arm", "images", "cosine")
     assert [row[0].text for row in table.rows] == ["register", "control"]
 
 

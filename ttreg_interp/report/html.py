@@ -17,7 +17,8 @@ from ttreg_interp.report.curves import arm_layout, read_curves
 from ttreg_interp.report.neurons import facts_table, neuron_facts, sparsity_chart
 from ttreg_interp.report.pack import Plane, pack_codes, pack_floats
 from ttreg_interp.report.run import Run, write_whole
-from ttreg_interp.report.sections import calibration, make_table, tables
+from ttreg_interp.report.sections import calibration, tables
+from ttreg_interp.report.tables import make_table
 from ttreg_interp.report.words import cards, sentences
 
 SCRIPTS = ("decode.js", "maps.js", "colour.js", "chart.js", "neurons.js", "app.js")
@@ -85,6 +86,7 @@ def _context(run: Run) -> dict[str, Any]:
         "charted": charted,
         "tables": tables(info["summary"]),
         "neuron_table": make_table("neurons", facts_table(neurons)) if neurons else None,
+        "summary_json": json.dumps(info["summary"], indent=1) if info["summary"] else "",
         "arms_json": [json.dumps(arm["intervention"], indent=1) for arm in info["arms"]],
     }
 

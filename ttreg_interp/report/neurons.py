@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ttreg_interp.report.curves import arm_layout
 from ttreg_interp.report.run import Run
-from ttreg_interp.report.sections import Chart
 from ttreg_interp.report.sparsity import by_rank, ranks
+from ttreg_interp.report.tables import Chart
 
 CONTROL = "mean over all neurons of these layers"
 """What the mapped neurons are compared with."""

@@ -224,7 +224,7 @@ function drawImageCurves(sides) {
   });
   const rest = { xLabel: "layer", x: layers, cursor: state.layer, onPick: (layer) => change({ layer }) };
   drawChart(find("image-norm-curve"), { title: "Patch norm", series: series.norm, ...rest });
-  drawChart(find("image-attention-curve"), { title: `Largest attention of ${queryName()}, ${headName()}`,
+  drawChart(find("image-attention-curve"), { title: `Largest attention of ${blockName()}, ${headName()}`,
     series: series.attention, format: formatShare, linear: true, ...rest });
 }
 
