@@ -87,6 +87,13 @@ def test_the_leading_direction_of_a_block_is_that_of_its_strongest_neuron():
     assert check["layers"][0]["cosine_with_leading"][0] > 0.99
 
 
+def test_the_artefact_sums_its_evidence_up_in_words(found):
+    text = str(found)
+    assert "held-out images, neurons moved to a register: 0.0% of the outliers left" in text
+    assert "controls: random neurons leave 100.0% of the outliers" in text
+    assert "resampled images: every neuron stays in the list in 100% or more" in text
+
+
 def test_evidence_is_json_and_may_be_left_out(model, found):
     json.dumps(found.evidence)
     without = find_register_neurons(

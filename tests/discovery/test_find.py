@@ -98,6 +98,7 @@ def test_the_greedy_curve_ends_at_the_fewest_neurons_that_suppress():
     left = {point["k"]: point["outliers_left"] for point in found.evidence["curve"]}
     assert left[3] == 0
     assert left[2] == pytest.approx(1 / 3)
+    assert found.evidence["outcome"]["outliers_left"] == 0
     half = find_register_neurons(
         hooked(marked_vit(*pushes, depth=5)), noise_images(), replace(config, suppress_to=0.4)
     )

@@ -73,9 +73,16 @@ class GreedyCurve:
 
     def __getitem__(self, k: int) -> CurvePoint:
         if k not in self._points:
-            result = self.trial.shifted(row[:2] for row in self.ranking[:k])
-            self._points[k] = CurvePoint(k, self.trial.left(result), float(result.drift.mean()))
+            self._points[k] = self._measure(self.ranking[:k])
         return self._points[k]
+
+    def _measure(self, rows: Ranking) -> CurvePoint:
+        result = self.trial.shifted(row[:2] for row in rows)
+        return CurvePoint(len(rows), self.trial.left(result), float(result.drift.mean()))
+
+    def of(self, rows: Ranking) -> CurvePoint:
+        """The point of any rows, the first of the ranking or not."""
+        return self[len(rows)] if rows == self.ranking[: len(rows)] else self._measure(rows)
 
     @property
     def points(self) -> list[CurvePoint]:
@@ -119,6 +126,8 @@ class Choice:
 
     chosen: Ranking
     """Rows of the ranking."""
+    outcome: CurvePoint
+    """What moving them does to the held-out images."""
     curve: list[CurvePoint]
     """What was measured on the way."""
     caveats: tuple[str, ...] = ()
@@ -144,20 +153,31 @@ def choose_neurons(trial: Trial, ranking: Ranking, config: FindConfig, least: fl
         least: scores below this are noise; for a projection.
     """
     curve = GreedyCurve(trial, ranking)
+    chosen, caveats = _chosen(curve, config, least)
+    _ = curve[min(2 * len(chosen), len(ranking))]  # shows whether the curve is flat from there
+    return Choice(chosen, curve.of(chosen), curve.points, caveats)
+
+
+def _chosen(
+    curve: GreedyCurve, config: FindConfig, least: float
+) -> tuple[Ranking, tuple[str, ...]]:
+    """Rows of the ranking, and what is to be said about them."""
+    ranking = curve.ranking
     if config.top_k is not None:
-        chosen = ranking[: config.top_k]
-        _ = curve[len(chosen)]
-        return Choice(chosen, curve.points)
+        return ranking[: config.top_k], ()
     limit = min(MOST_NEURONS, len(ranking))
     k = curve.least_k(config.suppress_to, limit)
     if k is None:
         return _best_of(curve, config, limit)
     if curve[k].drift > config.guard:
         return _within_guard(curve, config, k)
-    behind: Ranking = []
+    needed = ranking[:k]
     if config.score == "projection":
-        behind = _still_firing(trial, ranking[k : clear_gap(ranking[:limit], least)], ranking[:k])
-    return Choice(ranking[:k] + behind, curve.points)
+        behind = ranking[k : clear_gap(ranking[:limit], least)]
+        more = needed + _still_firing(curve.trial, behind, needed)
+        if curve.of(more).drift <= config.guard:
+            return more, ()
+    return needed, ()
 
 
 def _still_firing(trial: Trial, rows: Ranking, moved: Ranking) -> Ranking:
@@ -172,17 +192,19 @@ def _still_firing(trial: Trial, rows: Ranking, moved: Ranking) -> Ranking:
     return [row for row, part in zip(rows, kept.tolist(), strict=True) if part >= 0.5]
 
 
-def _best_of(curve: GreedyCurve, config: FindConfig, limit: int) -> Choice:
+def _best_of(curve: GreedyCurve, config: FindConfig, limit: int) -> tuple[Ranking, tuple[str, ...]]:
     """Where the outliers stay: what leaves the fewest."""
     best = min(curve.points, key=lambda point: (point.outliers_left, point.k))
     caveat = (
         f"Even {limit} neurons leave {curve[limit].outliers_left:.0%} of the outliers (wanted: "
         f"{config.suppress_to:.0%}); the {best.k} taken leave {best.outliers_left:.0%}."
     )
-    return Choice(curve.ranking[: best.k], curve.points, (caveat,))
+    return curve.ranking[: best.k], (caveat,)
 
 
-def _within_guard(curve: GreedyCurve, config: FindConfig, k: int) -> Choice:
+def _within_guard(
+    curve: GreedyCurve, config: FindConfig, k: int
+) -> tuple[Ranking, tuple[str, ...]]:
     """Where suppressing the outliers costs too much: as many neurons as the guard lets pass."""
     within = [point.k for point in curve.points if point.drift <= config.guard]
     taken = max(within, default=1)
@@ -191,4 +213,4 @@ def _within_guard(curve: GreedyCurve, config: FindConfig, k: int) -> Choice:
         f"{curve[k].drift:.2f} (1 - cosine), more than the guard of {config.guard:g}; {taken} are "
         f"taken, with {curve[taken].drift:.2f}. Raise the guard, or search other layers."
     )
-    return Choice(curve.ranking[:taken], curve.points, (caveat,))
+    return curve.ranking[:taken], (caveat,)

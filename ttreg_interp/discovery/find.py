@@ -113,6 +113,7 @@ def _account(report: OutlierReport, first: Search) -> dict[str, Any]:
         "layer_share": {str(layer): share for layer, share in shares},
         "excess": first.scores.excess,
         "curve": [point.to_dict() for point in first.choice.curve],
+        "outcome": first.choice.outcome.to_dict(),
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttreg_interp.discovery.schema import parse
+from ttreg_interp.discovery.summary import summarised
 from ttreg_interp.errors import ArtifactError, TTRegError
 from ttreg_interp.hooked.load import weights_hash
 from ttreg_interp.interventions.neuron_set import NeuronSet
@@ -165,6 +166,7 @@ class RegisterNeurons:
         chosen = set(self.neurons)
         rows = [row for row in self.ranking if row[:2] in chosen][:20]
         lines += [f"  layer {layer:3d} neuron {n:6d}  {score:10.4g}" for layer, n, score in rows]
+        lines += summarised(self.evidence)
         lines += [f"caveat: {caveat}" for caveat in self.caveats]
         return "\n".join(lines)
 

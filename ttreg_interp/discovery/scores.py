@@ -180,7 +180,9 @@ def layer_statistics(
 ) -> dict[str, Float[Tensor, "batch neuron"]]:
     """The statistics of one layer's neurons for every image, zero where it has no outliers."""
     inputs = seen.inputs[layer]
-    rows = torch.cat((inputs[tokens.outlier_at], inputs[tokens.ordinary_at]))  # one product for both
+    rows = torch.cat(
+        (inputs[tokens.outlier_at], inputs[tokens.ordinary_at])
+    )  # one product for both
     post = mlp.neurons(rows[None])[0].float()
     on, off = post.split([len(tokens.distance), len(rows) - len(tokens.distance)])
     ordinary = tokens.ordinary_share @ off
