@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,15 @@ def test_nothing_has_to_be_known_to_find_the_neurons_of_every_trap(name):
     trap = TRAPS[name]
     found = find_register_neurons(hooked(trap.build()), noise_images(), FindConfig(evidence=False))
     assert found.by_layer() == trap.truth
+
+
+def test_the_table_in_the_docs_is_this_one():
+    page = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "scores.md"
+    rows = [line.strip("| \n").split(" | ") for line in page.read_text().splitlines()]
+    head = next(row for row in rows if row[0] == "trap")
+    table = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows if row[0] in TRAPS}
+    expected = {
+        name: {score: "yes" if score in trap.right else "no" for score in SCORES}
+        for name, trap in TRAPS.items()
+    }
+    assert table == expected
