@@ -26,7 +26,7 @@ def texts(table) -> list[list[str]]:
         ("words", "words"),
         ([1, 2.5, "x"], "1, 2.5, x"),
         ({"low_end": 1, "b": None}, "low end 1, b –"),
-        (interval(0.1, 0.2, 0.3), "0.2 [0.1, 0.3]"),
+        (interval(0.1, 0.2, 0.3), "0.20 [0.10, 0.30]"),
     ],
 )
 def test_every_kind_of_value_is_readable(value, text):
@@ -46,6 +46,15 @@ def test_intervals_of_a_column_share_one_axis():
     assert first.bar[2] == second.bar[0]
     assert table.zeros[0] == first.bar[1]
     assert all(0 <= end <= 100 for cell in (first, second) for end in cell.bar)
+
+
+def test_a_table_says_once_how_its_intervals_were_found():
+    table = make_table("t", [{"x": interval(0.0, 1.0, 2.0)}, {"x": interval(0.0, 1.0, 3.0)}])
+    assert table.notes == ("95% intervals: bootstrap, n = 20.",)
+    by_hand = {"low": 0, "estimate": 1, "high": 2}
+    table = make_table("t", [{"x": by_hand, "y": 1}])
+    assert table.notes == ()
+    assert texts(table) == [["1.0 [0.0, 2.0]", "1"]]
 
 
 def test_zero_is_not_marked_where_the_axis_does_not_reach_it():
@@ -73,7 +82,7 @@ def test_an_effect_shows_its_output_with_intervals_and_its_layers(summary):
     output, layers = tables(summary)
     assert (output.title, layers.title) == ("effect", "effect, layer by layer")
     assert output.columns == ("images", "cosine")
-    assert texts(output) == [["7", "0.9 [0.8, 0.95]"]]
+    assert texts(output) == [["7", "0.90 [0.80, 0.95]"]]
     assert texts(layers) == [["0", "1.5"]]
     assert (output.folded, layers.folded) == (False, True)
 

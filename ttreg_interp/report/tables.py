@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttreg_interp.metrics.intervals import Interval
+
 Row = Mapping[str, Any]
 
 
@@ -31,6 +33,8 @@ class Table:
     """One cell a column."""
     zeros: tuple[float | None, ...]
     """By column: where zero lies on the axis of its intervals, in percent; None if outside."""
+    notes: tuple[str, ...] = ()
+    """How its intervals were found."""
     folded: bool = False
     """Shown only when asked for."""
 
@@ -58,6 +62,7 @@ def make_table(title: str, rows: Sequence[Row], folded: bool = False) -> Table:
         columns=tuple(title_of(name) for name in columns),
         rows=tuple(zip(*(cells for cells, _ in by_column), strict=True)),
         zeros=tuple(zero for _, zero in by_column),
+        notes=_notes(rows),
         folded=folded,
     )
 
@@ -77,10 +82,10 @@ def _column(values: list[Any]) -> tuple[list[Cell], float | None]:
 
 def _cell(value: Any, axis: tuple[float, float] | None = None) -> Cell:
     if axis is not None and _is_interval(value):
-        low, middle, high = value["low"], value["estimate"], value["high"]
-        text = f"{_number(middle)} [{_number(low)}, {_number(high)}]"
-        bar = (_percent(low, *axis), _percent(middle, *axis), _percent(high, *axis))
-        return Cell(text, True, bar)
+        interval = _interval(value)
+        ends = interval.low, interval.estimate, interval.high
+        low, middle, high = (_percent(end, *axis) for end in ends)
+        return Cell(str(interval), True, (low, middle, high))
     if is_number(value):
         return Cell(_number(value), True)
     return Cell(_text(value))
@@ -93,11 +98,32 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if is_number(value):
         return _number(value)
+    if _is_interval(value):
+        return str(_interval(value))
     if isinstance(value, Mapping):
         return ", ".join(f"{title_of(key)} {_text(item)}" for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_text(item) for item in value)
     return str(value)
+
+
+def _interval(value: Row) -> Interval:
+    """From `Interval.to_dict()`; rows made by hand may leave out how it was found."""
+    return Interval(
+        estimate=float(value["estimate"]),
+        low=float(value["low"]),
+        high=float(value["high"]),
+        level=float(value.get("level", 0.95)),
+        method=str(value.get("method", "")),
+        n=int(value.get("n", 0)),
+    )
+
+
+def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """How the intervals were found, each way once."""
+    found = [_interval(value) for row in rows for value in row.values() if _is_interval(value)]
+    said = (f"{one.level:.0%} intervals: {one.method}, n = {one.n}." for one in found if one.method)
+    return tuple(dict.fromkeys(said))
 
 
 def _is_interval(value: Any) -> bool:
