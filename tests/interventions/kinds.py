@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-from .models import D_MLP, D_MODEL, GRID, N_HEADS, N_LAYERS, n_prefix
 from ttreg_interp.interventions import (
     AblateHeads,
     AttentionBias,
@@ -39,6 +38,8 @@ from ttreg_interp.interventions import (
     TrainedRegisters,
     ZeroNeurons,
 )
+
+from .models import D_MLP, D_MODEL, GRID, N_HEADS, N_LAYERS, n_prefix
 
 NEURONS = NeuronSet.of({0: [3, 50], 1: [7, 20, 90]})
 OTHERS = NEURONS.matched_random(seed=0, d_mlp=D_MLP)

@@ -68,9 +68,13 @@ LAYOUTS = {
 }
 
 
-@cache
 def model(layout: str, dtype: torch.dtype = torch.float32) -> HookedViT:
     """The model of a layout, with weights large enough for attention to be uneven."""
+    return _model(layout, dtype)
+
+
+@cache
+def _model(layout: str, dtype: torch.dtype) -> HookedViT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = LAYOUTS[layout]().eval()

@@ -14,9 +14,9 @@ from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
-from ttreg_interp.interventions.selector import ALL_TOKENS, Bound, Selector
+from ttreg_interp.interventions.selector import ALL_TOKENS, Bound, Tokens
 from ttreg_interp.interventions.selectors import select
-from ttreg_interp.interventions.value import TensorValue
+from ttreg_interp.interventions.value import Stored, TensorValue
 
 _WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result")
 _WITHOUT_TOKENS = ("hook_pooled", "hook_out")
@@ -38,10 +38,10 @@ class PatchActivation(Intervention):
     """Hook point, with `batch` as its first axis and `token` as its second: residuals, outputs of
     attention and MLP, neurons, q, k, v, z, results of heads, the embedding, pooled and output
     vectors. (Patterns: ReplacePattern.)"""
-    values: TensorValue
+    values: Stored
     """In the shape of the activation, or one that broadcasts to it: axes are matched from the last,
     and 1 or a missing axis means that all share it."""
-    tokens: Selector = ALL_TOKENS
+    tokens: Tokens = ALL_TOKENS
     """Which rows: a selector, a part's name, rows, positions or a mask."""
     heads: tuple[int, ...] | None = None
     """Which heads, where the activation has them; None: all."""
@@ -149,7 +149,7 @@ class SetMassiveActivations(Intervention):
     """Dimensions of the residual stream."""
     values: tuple[float, ...]
     """One a dimension: 0, a measured mean (`measure.mean_activations`), or any value."""
-    tokens: Selector = ALL_TOKENS
+    tokens: Tokens = ALL_TOKENS
     """On which tokens, e.g. Outliers(threshold, layer)."""
     threshold: float = 0.0
     """Only entries of larger magnitude are set; 100 for 'massive' entries."""

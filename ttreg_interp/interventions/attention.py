@@ -14,9 +14,9 @@ from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.masks import AttentionMask, hide, key_columns
-from ttreg_interp.interventions.selector import Bound, Selector
+from ttreg_interp.interventions.selector import Bound, Tokens
 from ttreg_interp.interventions.selectors import select
-from ttreg_interp.interventions.value import TensorValue
+from ttreg_interp.interventions.value import Stored, TensorValue
 
 Heads = Float[Tensor, "batch token head d_head"]
 Pattern = Float[Tensor, "batch head query key"]
@@ -77,9 +77,9 @@ class AttentionBias(Intervention):
         <AttentionBias: key and value of 12 layers with 3 heads added, counting as 4 keys>
     """
 
-    k: TensorValue
+    k: Stored
     """[layer, head, d_head]: k', as `hook_k` holds keys."""
-    v: TensorValue
+    v: Stored
     """[layer, head, d_head]: v'."""
     layers: tuple[int, ...] | None = None
     """Which layers the rows of k and v belong to; None: all of the model in order."""
@@ -177,9 +177,9 @@ class KnockoutAttention(Intervention):
         <KnockoutAttention: cls does not attend to patches (not renormalised), in layers 11>
     """
 
-    query: Selector
+    query: Tokens
     """Which tokens no longer attend: a selector, a part's name, rows, positions or a mask."""
-    key: Selector
+    key: Tokens
     """... to which."""
     layers: tuple[int, ...] | None = None
     """Where; None: in all layers."""

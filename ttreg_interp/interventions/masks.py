@@ -7,16 +7,18 @@ from torch.nn.functional import pad
 
 from ttreg_interp.errors import InterventionError
 
-AttentionMask = Float[Tensor, "images heads query key"]
-"""`attn.hook_mask`: added to the scores; `images` and `heads` are 1 where all share it."""
+AttentionMask = Float[Tensor, "_ _ query key"]
+"""`attn.hook_mask`, [image, head, query, key]: added to the scores; 1 where all share it."""
+Chosen = Bool[Tensor, "_ _"]
+"""Chosen tokens, [image, token]; 1 where all images share them."""
 
 
-def key_columns(tokens: Bool[Tensor, "images token"], n_keys: int) -> Bool[Tensor, "images key"]:
+def key_columns(tokens: Chosen, n_keys: int) -> Bool[Tensor, "_ key"]:
     """Chosen tokens as columns of attention: keys that are no tokens stand in front of them."""
     return pad(tokens, (n_keys - tokens.shape[-1], 0))
 
 
-def hide(mask: AttentionMask, hidden: Bool[Tensor, "images heads query key"]) -> AttentionMask:
+def hide(mask: AttentionMask, hidden: Bool[Tensor, "_ _ query key"]) -> AttentionMask:
     """`mask` with -inf where `hidden`.
 
     Raises:
@@ -34,15 +36,13 @@ def hide(mask: AttentionMask, hidden: Bool[Tensor, "images heads query key"]) ->
     return mask
 
 
-def hide_keys(mask: AttentionMask, tokens: Bool[Tensor, "images token"]) -> AttentionMask:
+def hide_keys(mask: AttentionMask, tokens: Chosen) -> AttentionMask:
     """`mask` with -inf on the columns of chosen tokens, for every query and head."""
     columns = key_columns(tokens, mask.shape[-1])[:, None, None, :]
     return hide(mask, columns.expand(-1, 1, mask.shape[2], -1))
 
 
-def weigh_keys(
-    mask: AttentionMask, tokens: Bool[Tensor, "images token"], logit: float
-) -> AttentionMask:
+def weigh_keys(mask: AttentionMask, tokens: Chosen, logit: float) -> AttentionMask:
     """`mask` with `logit` added on the columns of chosen tokens, for every query and head."""
     columns = key_columns(tokens, mask.shape[-1])[:, None, None, :]
     return mask + columns.to(mask.dtype) * logit

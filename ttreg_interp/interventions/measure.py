@@ -64,7 +64,7 @@ def mean_neurons(model: Any, neurons: Any, batches: Batches) -> MeanNeurons:
         for name, (_, indices) in zip(names, neurons.layers, strict=True)
     }
     means = mean_activations(model, batches, reducers)
-    return MeanNeurons(neurons, torch.cat([means[name] for name in names]))  # type: ignore[arg-type]
+    return MeanNeurons(neurons, torch.cat([means[name] for name in names]))
 
 
 def _mean_of_neurons(index: Tensor, post: Tensor) -> Float[Tensor, "batch selected"]:
@@ -85,7 +85,7 @@ def mean_trained_registers(model: Any, batches: Batches, from_layer: int = 0) ->
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(from_layer, model.cfg.n_layers)]
     means = mean_activations(model, batches, dict.fromkeys(names, lambda resid: resid[:, rows]))
     stacked = torch.stack([means[name] for name in names])
-    return TrainedRegisters("mean", stacked, from_layer)  # type: ignore[arg-type]
+    return TrainedRegisters("mean", stacked, from_layer)
 
 
 def mean_attention_bias(
@@ -120,4 +120,4 @@ def mean_attention_bias(
     with model.intervened(register):
         means = mean_activations(model, batches, reducers)
     k, v = (torch.stack([means[name] for name in names[kind]]) for kind in "kv")
-    return AttentionBias(k, v, copies=copies)  # type: ignore[arg-type]
+    return AttentionBias(k, v, copies=copies)

@@ -12,8 +12,8 @@ from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
-from ttreg_interp.interventions.neuron_set import NeuronSet
-from ttreg_interp.interventions.selector import Bound, Selector
+from ttreg_interp.interventions.neuron_set import Neurons, NeuronSet
+from ttreg_interp.interventions.selector import Bound, Tokens
 from ttreg_interp.interventions.selectors import select
 
 
@@ -34,9 +34,9 @@ class MoveNeurons(Intervention):
         <MoveNeurons: 1 neuron; layer 5: 599 moved to 2 patches>
     """
 
-    neurons: NeuronSet
+    neurons: Neurons
     """The register neurons."""
-    to: Selector
+    to: Tokens
     """Where to: a selector, a part's name, rows, (row, column) pairs, or a mask; also per image."""
     fill: Literal["zero", "mean", "same"] = "zero"
     """What the other tokens get: zero, their mean over patches, or what they had."""
@@ -108,11 +108,11 @@ class CopyRegisterValuesTo(Intervention):
 on test time registers>
     """
 
-    neurons: NeuronSet
+    neurons: Neurons
     """The register neurons, which stay as they are."""
-    targets: NeuronSet
+    targets: Neurons
     """As many other neurons in every layer, e.g. `neurons.matched_random(...)`."""
-    to: Selector | None = None
+    to: Tokens | None = None
     """Tokens that get the strongest value, all others zero; None: every token its own."""
 
     def __post_init__(self) -> None:

@@ -138,6 +138,10 @@ class NeuronSet:
         return NeuronSet.of(drawn)
 
 
+Neurons = NeuronSet | Any
+"""A field that holds a NeuronSet and takes whatever `NeuronSet.of` takes."""
+
+
 def grouped(indices: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
     """Indices by layer, sorted, from a mapping {layer: [index, ...]} or pairs (layer, index).
 

@@ -19,10 +19,10 @@ from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
-from ttreg_interp.interventions.neuron_set import NeuronSet
-from ttreg_interp.interventions.selector import ALL_TOKENS, ChosenRows, Selector
+from ttreg_interp.interventions.neuron_set import Neurons, NeuronSet
+from ttreg_interp.interventions.selector import ALL_TOKENS, ChosenRows, Tokens
 from ttreg_interp.interventions.selectors import select
-from ttreg_interp.interventions.value import TensorValue
+from ttreg_interp.interventions.value import Stored, TensorValue
 
 Activations = Float[Tensor, "batch token selected"]
 
@@ -31,9 +31,9 @@ Activations = Float[Tensor, "batch token selected"]
 class NeuronEdit(Intervention):
     """New values for chosen neurons on chosen tokens; a kind says which."""
 
-    neurons: NeuronSet
+    neurons: Neurons
     """The neurons."""
-    tokens: Selector = field(default=ALL_TOKENS, kw_only=True)
+    tokens: Tokens = field(default=ALL_TOKENS, kw_only=True)
     """Where they are edited."""
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class MeanNeurons(Overwriting):
         <MeanNeurons: stored mean in 2 neurons; layer 5: 61, 599>
     """
 
-    means: TensorValue | None = None
+    means: Stored | None = None
     """[selected]: one a neuron, in the order of the set (by layer, then index); `measure.mean_neurons`
     computes them. None: the mean over all tokens of the same image."""
 
@@ -148,7 +148,7 @@ class ResampleNeurons(Overwriting):
         <ResampleNeurons: one of 2 stored tokens (seed 0) in 1 neuron; layer 5: 599>
     """
 
-    samples: TensorValue
+    samples: Stored
     """[sample, selected]: activations of tokens of other images, neurons in the order of the set."""
     seed: int = 0
     """Of the draw."""

@@ -14,9 +14,9 @@ from ttreg_interp.interventions.attention import Heads, Pattern, in_layers
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.neuron_set import grouped
-from ttreg_interp.interventions.selector import ALL_TOKENS, Bound, Selector
+from ttreg_interp.interventions.selector import ALL_TOKENS, Bound, Tokens
 from ttreg_interp.interventions.selectors import select
-from ttreg_interp.interventions.value import TensorValue, check_choice
+from ttreg_interp.interventions.value import Stored, TensorValue, check_choice
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,11 +30,11 @@ class ReplacePattern(Intervention):
 
     layer: int
     """Which."""
-    pattern: TensorValue
+    pattern: Stored
     """[image | 1, head | 1, query | 1, key]; rows that do not sum to one are taken as they are."""
     heads: tuple[int, ...] | None = None
     """In which heads; None: in all."""
-    query: Selector = ALL_TOKENS
+    query: Tokens = ALL_TOKENS
     """For which queries."""
 
     def __post_init__(self) -> None:
@@ -134,9 +134,9 @@ class GateHeads(Intervention):
         <GateHeads: heads of 12 layers gated, times 2>
     """
 
-    weight: TensorValue
+    weight: Stored
     """[layer, head, d_model]: W."""
-    bias: TensorValue
+    bias: Stored
     """[layer, head]: b."""
     layers: tuple[int, ...] | None = None
     """Which layers the rows of W and b belong to; None: all of the model in order."""
@@ -192,11 +192,11 @@ class AblateHeads(Intervention):
         <AblateHeads: zero in heads; layer 11: 0, 3>
     """
 
-    heads: tuple[tuple[int, tuple[int, ...]], ...]
+    heads: tuple[tuple[int, tuple[int, ...]], ...] | Any
     """Heads by layer: a mapping {layer: [head, ...]}, or pairs (layer, head)."""
     to: Literal["zero", "mean"] = "zero"
     """What takes their place. (A stored mean: PatchActivation on `attn.hook_z`.)"""
-    tokens: Selector = field(default=ALL_TOKENS, kw_only=True)
+    tokens: Tokens = field(default=ALL_TOKENS, kw_only=True)
     """On which tokens."""
 
     def __post_init__(self) -> None:

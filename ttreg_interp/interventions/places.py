@@ -16,7 +16,7 @@ from ttreg_interp.errors import InterventionError
 from ttreg_interp.interventions.frame import Frame, PatchGrid
 from ttreg_interp.interventions.per_image import check_batch, counts, per_image
 from ttreg_interp.interventions.selector import Bound, ChosenRows, Selector, chosen
-from ttreg_interp.interventions.value import TensorValue
+from ttreg_interp.interventions.value import Stored, TensorValue
 
 Drawing = Literal["heart", "disc", "ring", "cross"]
 GridMask = Bool[Tensor, "image height width"]
@@ -177,7 +177,7 @@ class Boxes(OnGrid):
         super().__post_init__()
         self._images()
 
-    def _images(self) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    def _images(self) -> tuple[tuple[tuple[float | int, ...], ...], ...]:
         return per_image(
             self.boxes, _is_box, "boxes (left, top, right, bottom) with left < right, top < bottom"
         )
@@ -227,7 +227,7 @@ class Mask(OnGrid):
         <Mask: mask of 4 x 4 patches>
     """
 
-    mask: TensorValue
+    mask: Stored
     """[height, width], or [image, height, width] for one an image."""
     unit: Literal["patches", "pixels"] = "patches"
     """What height and width count."""

@@ -14,7 +14,7 @@ from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.masks import AttentionMask, hide_keys, weigh_keys
-from ttreg_interp.interventions.neuron_set import NeuronSet
+from ttreg_interp.interventions.neuron_set import Neurons, NeuronSet
 from ttreg_interp.interventions.neurons import deviation
 from ttreg_interp.interventions.selector import chosen
 from ttreg_interp.interventions.value import check_choice
@@ -140,7 +140,7 @@ class TestTimeRegister(Intervention):
 
     __test__ = False  # pytest: not a test class
 
-    neurons: NeuronSet
+    neurons: Neurons
     """The register neurons."""
     n_registers: int = 1
     """Added tokens."""

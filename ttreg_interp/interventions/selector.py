@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool
@@ -49,6 +49,10 @@ class Selector(Value):
 
     def __invert__(self) -> "Selector":
         return Not(self)
+
+
+Tokens = Selector | Any
+"""A field that holds a selector and takes whatever `selectors.select` takes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,8 +125,8 @@ class _Combined(Selector):
     """What is combined."""
 
     @abstractmethod
-    def _meet(self, one: ChosenRows, other: ChosenRows) -> ChosenRows:
-        """Rows of two of them together."""
+    def _meet(self, one: Tensor, other: Tensor) -> ChosenRows:
+        """Rows of two of them together; one or both may be the same for all images."""
 
     def bind(self, frame: Frame, at: str) -> Bound:
         """See Selector."""
@@ -145,7 +149,7 @@ class Either(_Combined):
         """What it selects, in words."""
         return " or ".join(selector.describe() for selector in self.selectors)
 
-    def _meet(self, one: ChosenRows, other: ChosenRows) -> ChosenRows:
+    def _meet(self, one: Tensor, other: Tensor) -> ChosenRows:
         return one | other
 
 
@@ -157,7 +161,7 @@ class Both(_Combined):
         """What it selects, in words."""
         return " and ".join(selector.describe() for selector in self.selectors)
 
-    def _meet(self, one: ChosenRows, other: ChosenRows) -> ChosenRows:
+    def _meet(self, one: Tensor, other: Tensor) -> ChosenRows:
         return one & other
 
 

@@ -15,7 +15,7 @@ from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention, flattened
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.masks import AttentionMask, hide_keys
-from ttreg_interp.interventions.selector import Bound, Part, Selector
+from ttreg_interp.interventions.selector import Bound, Part, Selector, Tokens
 from ttreg_interp.interventions.selectors import select
 from ttreg_interp.interventions.value import check_choice
 
@@ -34,7 +34,7 @@ class MaskTokens(Intervention):
         <MaskTokens: 2 patches hidden from block 6 on>
     """
 
-    tokens: Selector
+    tokens: Tokens
     """Which: a selector, a part's name, rows, positions or a mask; also per image."""
     from_layer: int = 0
     """The first block that does not see them."""
@@ -98,7 +98,7 @@ class DeleteTokens(Intervention):
         <DeleteTokens: the 4 patches of largest l2 norm after block 5 deleted before block 6>
     """
 
-    tokens: Selector
+    tokens: Tokens
     """Which patches: a selector, positions or a mask; also per image."""
     before_layer: int
     """The first block that has them no more."""

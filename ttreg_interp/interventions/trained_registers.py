@@ -15,7 +15,7 @@ from ttreg_interp.interventions.base import Intervention, flattened
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.masks import AttentionMask, hide_keys
 from ttreg_interp.interventions.selector import chosen
-from ttreg_interp.interventions.value import TensorValue, check_choice
+from ttreg_interp.interventions.value import Stored, TensorValue, check_choice
 
 State = Literal["kept", "dropped", "mean", "synthetic"]
 
@@ -39,7 +39,7 @@ class TrainedRegisters(Intervention):
 
     state: State
     """What becomes of them."""
-    means: TensorValue | None = None
+    means: Stored | None = None
     """For 'mean': [layer, register, d_model], layers from `from_layer` on, as many as are to be fixed;
     `measure.mean_trained_registers` computes them."""
     from_layer: int = 0

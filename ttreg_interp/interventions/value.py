@@ -8,7 +8,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from jaxtyping import Shaped
@@ -22,6 +22,9 @@ from ttreg_interp.errors import ArtifactError, InterventionError
 SCHEMA = "intervention/1"
 INLINE_LIMIT = 64
 """Tensors of at most so many entries are written as nested lists, larger ones as safetensors."""
+
+
+Kind = TypeVar("Kind", bound="Value")
 
 
 class Value(ABC):
@@ -67,7 +70,7 @@ class Value(ABC):
         Path(draft.name).replace(target)
 
     @classmethod
-    def from_dict(cls, body: dict[str, Any]) -> Self:
+    def from_dict(cls: type[Kind], body: dict[str, Any]) -> Kind:
         """Read what `to_dict` wrote.
 
         Raises:
@@ -87,7 +90,7 @@ class Value(ABC):
             raise ArtifactError(f"{kind.__name__}: {error}. Its fields are {allowed}.") from None
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls: type[Kind], text: str) -> Kind:
         """Read what `to_json` wrote.
 
         Raises:
@@ -103,7 +106,7 @@ class Value(ABC):
         return cls.from_dict(body)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls: type[Kind], path: str | os.PathLike[str]) -> Kind:
         """Read what `save` wrote.
 
         Raises:
@@ -171,6 +174,10 @@ class TensorValue:
         if tensor.numel() <= INLINE_LIMIT:
             return {"tensor": tensor.tolist(), "dtype": str(tensor.dtype).removeprefix("torch.")}
         return {"safetensors": base64.b64encode(tensors_to_bytes({"tensor": tensor})).decode()}
+
+
+Stored = TensorValue | Any
+"""A field that holds a TensorValue and takes whatever `TensorValue.of` takes."""
 
 
 def _frozen(value: Any) -> Any:

@@ -1,0 +1,71 @@
+"""How laws are tried here: over kinds, layouts and batches, the same on every machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from jaxtyping import config as jaxtyping_config
+
+from ttreg_interp.errors import InterventionError
+from ttreg_interp.hooked import HookedViT
+from ttreg_interp.interventions import Intervention
+
+from .kinds import EXAMPLES, fits
+from .models import LAYOUTS, images, model
+
+law = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=12, deadline=None, derandomize=True)
+layouts = st.sampled_from(sorted(LAYOUTS))
+batches = st.builds(images, st.integers(1, 4), st.integers(0, 1000))
+
+
+@st.composite
+def cases(draw: st.DrawFn, n: int = 1) -> tuple[Any, ...]:
+    """A layout and `n` different kinds that fit it and may be composed in this order."""
+    layout = draw(layouts)
+    names = [name for name in EXAMPLES if fits(name, layout)]
+    chosen = draw(st.lists(st.sampled_from(names), min_size=n, max_size=n, unique=True))
+    return (layout, *(EXAMPLES[name](layout) for name in chosen))
+
+
+def compatible(*interventions: Intervention) -> bool:
+    """Whether they may be composed in this order."""
+    try:
+        sum(interventions[1:], interventions[0])  # type: ignore[arg-type]
+    except InterventionError:
+        return False
+    return True
+
+
+@contextmanager
+def shapes_unchecked(*interventions: Intervention) -> Iterator[None]:
+    """No jaxtyping where rows are deleted: HookedBlock is annotated with as many out as in."""
+    before = jaxtyping_config.jaxtyping_disable
+    deletes = any("deleted" in intervention.describe() for intervention in interventions)
+    jaxtyping_config.update("jaxtyping_disable", before or deletes)
+    try:
+        yield
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", before)
+
+
+@contextmanager
+def intervened(hooked: HookedViT, *interventions: Intervention) -> Iterator[HookedViT]:
+    """`hooked.intervened`, with rows that may go."""
+    with shapes_unchecked(*interventions), hooked.intervened(*interventions):
+        yield hooked
+
+
+@torch.no_grad()
+def run(layout: str, pixels: torch.Tensor, *interventions: Intervention) -> torch.Tensor:
+    """The output under interventions."""
+    with intervened(model(layout, pixels.dtype), *interventions) as hooked:
+        return hooked(pixels)
+
+
+def n_hooks(layout: str) -> int:
+    """Hooks on the model of a layout."""
+    return sum(len(point.fwd_hooks) for point in model(layout).hook_dict.values())

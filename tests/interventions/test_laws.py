@@ -1,0 +1,251 @@
+"""The laws that every intervention obeys, over kinds, layouts and batches."""
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ttreg_interp.errors import InterventionError
+from ttreg_interp.interventions import Empty, Intervention, Sequence
+
+from .kinds import EXAMPLES, fits
+from .laws import (
+    batches,
+    cases,
+    compatible,
+    few,
+    intervened,
+    law,
+    layouts,
+    n_hooks,
+    run,
+    shapes_unchecked,
+)
+from .models import LAYOUTS, images, model
+
+EVERYWHERE = [
+    (layout, example) for layout in LAYOUTS for example in EXAMPLES if fits(example, layout)
+]
+ONCE = [
+    next(
+        (layout, example) for layout in (*list(LAYOUTS)[i % 5 :], *LAYOUTS) if fits(example, layout)
+    )
+    for i, example in enumerate(EXAMPLES)
+]
+"""Every kind on one layout or another."""
+
+
+@pytest.mark.parametrize(("layout", "example"), EVERYWHERE)
+def test_every_kind_changes_the_output_on_every_layout(layout, example):
+    pixels = images(3)
+    change = (run(layout, pixels, EXAMPLES[example](layout)) - run(layout, pixels)).abs()
+    assert change.amax(dim=1).min() > 1e-4
+
+
+@law
+@given(cases(), batches)
+def test_a_batch_is_its_images_one_by_one(case, pixels):
+    layout, intervention = case
+    together = run(layout, pixels, intervention)
+    alone = torch.cat([run(layout, image[None], intervention) for image in pixels])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@law
+@given(cases(), batches, st.randoms(use_true_random=False))
+def test_permuting_a_batch_permutes_the_output(case, pixels, random):
+    layout, intervention = case
+    order = random.sample(range(len(pixels)), len(pixels))
+    torch.testing.assert_close(
+        run(layout, pixels[order], intervention),
+        run(layout, pixels, intervention)[order],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@law
+@given(cases(n=2), batches)
+def test_a_plus_b_is_a_and_then_b(case, pixels):
+    layout, a, b = case
+    assume(compatible(a, b))
+    hooked = model(layout)
+    with torch.no_grad(), intervened(hooked, a), intervened(hooked, b):
+        nested = hooked(pixels)
+    composed = run(layout, pixels, a + b)
+    assert torch.equal(composed, run(layout, pixels, a, b))
+    assert torch.equal(composed, nested)
+
+
+@few
+@given(cases(n=3))
+def test_composition_is_associative(case):
+    _, a, b, c = case
+    assume(compatible(a, b, c))
+    assert (a + b) + c == a + (b + c) == Sequence((a, b, c))
+
+
+@few
+@given(cases(), batches)
+def test_empty_is_the_unit_of_composition(case, pixels):
+    layout, a = case
+    assert a + Empty() == a == Empty() + a
+    assert torch.equal(run(layout, pixels, Empty()), model(layout)(pixels).detach())
+    assert torch.equal(run(layout, pixels, a, Empty()), run(layout, pixels, a))
+
+
+@law
+@given(cases(n=2), batches)
+def test_interventions_at_different_hook_points_commute(case, pixels):
+    layout, a, b = case
+    points = [{name for name, _ in i.fwd_hooks(model(layout))} for i in (a, b)]
+    assume(not points[0] & points[1] and compatible(a, b) and compatible(b, a))
+    assert torch.equal(run(layout, pixels, a, b), run(layout, pixels, b, a))
+
+
+@few
+@given(
+    layouts,
+    batches,
+    st.sampled_from(["zeroed neurons", "shuffled neurons", "neurons moved to a heart"]),
+)
+def test_edits_of_disjoint_neurons_commute(layout, pixels, example):
+    from ttreg_interp.interventions import ScaleNeurons
+
+    a, b = EXAMPLES[example](layout), ScaleNeurons({0: [4, 51], 1: [8]}, -2.0)
+    assert torch.equal(run(layout, pixels, a, b), run(layout, pixels, b, a))
+
+
+@law
+@given(cases(), batches)
+def test_leaving_the_context_restores_the_model(case, pixels):
+    layout, intervention = case
+    before = run(layout, pixels)
+    run(layout, pixels, intervention)
+    assert n_hooks(layout) == 0
+    assert torch.equal(run(layout, pixels), before)
+    assert model(layout).n_added_tokens == 0
+
+
+@few
+@given(cases(), batches)
+def test_an_exception_restores_the_model_too(case, pixels):
+    layout, intervention = case
+    before = run(layout, pixels)
+    with pytest.raises(ZeroDivisionError), intervened(model(layout), intervention):
+        _ = 1 / 0
+    assert n_hooks(layout) == 0
+    assert torch.equal(run(layout, pixels), before)
+
+
+@law
+@given(cases(), batches)
+def test_plain_hooks_do_the_same_as_the_context(case, pixels):
+    layout, intervention = case
+    hooked = model(layout)
+    with torch.no_grad(), shapes_unchecked(intervention):
+        plain = hooked.run_with_hooks(pixels, fwd_hooks=intervention.fwd_hooks(hooked))
+    assert torch.equal(plain, run(layout, pixels, intervention))
+
+
+@law
+@given(cases(), batches)
+def test_nothing_is_edited_in_place(case, pixels):
+    """What a hook before the intervention has seen stays as it was seen."""
+    layout, intervention = case
+    hooked = model(layout)
+    seen = []
+
+    def keep(activation, hook):
+        seen.append((activation, activation.clone()))
+
+    points = {name for name, _ in intervention.fwd_hooks(hooked)}
+    with torch.no_grad(), hooked.hooks(fwd_hooks=[(name, keep) for name in points]):
+        run(layout, pixels, intervention)
+    assert seen
+    assert all(torch.equal(activation, copy) for activation, copy in seen)
+
+
+@law
+@given(cases(n=2))
+def test_json_round_trip(case):
+    _, a, b = case
+    for value in (a, a + b) if compatible(a, b) else (a, b):
+        again = Intervention.from_json(value.to_json())
+        assert again == value
+        assert hash(again) == hash(value)
+        assert repr(again) == repr(value)
+    assert a != b
+
+
+@few
+@given(cases(), batches)
+def test_what_json_brings_back_does_the_same(case, pixels):
+    layout, a = case
+    again = Intervention.from_json(a.to_json())
+    assert torch.equal(run(layout, pixels, again), run(layout, pixels, a))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("layout", "example"), ONCE)
+def test_every_kind_runs_in_other_precisions(layout, example, dtype):
+    """float64 gives what float32 gives; bfloat16 is finite and of its own dtype."""
+    intervention, pixels = EXAMPLES[example](layout), images(2)
+    out = run(layout, pixels.to(dtype), intervention)
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+    if dtype == torch.float64:
+        expected = run(layout, pixels, intervention)
+        torch.testing.assert_close(out.float(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_kind_runs_under_autocast(example):
+    layout = "timm with 4 trained registers"
+    with torch.autocast("cpu", torch.bfloat16):
+        out = run(layout, images(2), EXAMPLES[example](layout))
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize(("layout", "example"), ONCE)
+def test_gradients_flow_through_every_kind(layout, example):
+    hooked = model(layout)
+    pixels = images(2).requires_grad_()
+    with intervened(hooked, EXAMPLES[example](layout)):
+        (gradient,) = torch.autograd.grad(hooked(pixels).square().sum(), pixels)
+    assert gradient.isfinite().all()
+    assert (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
+
+
+@law
+@given(cases(), st.integers(0, 100))
+def test_gradients_are_those_of_finite_differences(case, seed):
+    layout, intervention = case
+    hooked = model(layout, torch.float64)
+    pixels = images(1, seed, torch.float64).requires_grad_()
+    direction = images(1, seed + 1, torch.float64)
+    direction = direction / direction.norm()
+
+    def at(step: float) -> torch.Tensor:
+        with intervened(hooked, intervention):
+            return hooked(pixels + step * direction).sum()
+
+    (gradient,) = torch.autograd.grad(at(0.0), pixels)
+    with torch.no_grad():
+        slope = (at(1e-6) - at(-1e-6)) / 2e-6
+    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-6)
+
+
+@few
+@given(layouts, st.sampled_from(["a test-time register", "neurons moved to a heart"]))
+def test_moving_the_same_neurons_twice_is_refused(layout, example):
+    once = EXAMPLES["a test-time register"](layout)
+    with pytest.raises(InterventionError, match="both move 5 neurons.*zeros"):
+        once + EXAMPLES[example](layout)
+    with (
+        pytest.raises(InterventionError, match="Apply one of them"),
+        model(layout).intervened(once),
+        model(layout).intervened(EXAMPLES[example](layout)),
+    ):
+        pass
+    assert n_hooks(layout) == 0
