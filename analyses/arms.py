@@ -146,7 +146,7 @@ def main(config: Config) -> None:
     draws = [float(hits[name].mean()) for name in controls]
     rows.append(
         {
-            "arm": f"{len(found)} random neurons zeroed, {len(draws)} draws",
+            "arm": f"matched random neurons zeroed, {len(draws)} draws",
             "top1": str(controls_interval(draws)),
             "difference": str(controls_interval([d - float(hits["intact"].mean()) for d in draws])),
             "ratio": sum(ratio[name] for name in controls) / len(draws),
