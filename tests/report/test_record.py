@@ -1,11 +1,12 @@
 """A recorded run equals the model's own cache, image by image, under every arm."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.report.models import KINDS, Files, pixels_for, tiny
+from tests.report.models import KINDS, Batch, Files, pixels_for, tiny
 from ttreg_interp.errors import (
     ArtifactError,
     ContractError,
@@ -181,6 +182,35 @@ def test_an_empty_source_is_refused(tmp_path):
     for source in (Files(pixels_for(model), ()), pixels_for(model)[:0]):
         with pytest.raises(DataError, match="n_images=0|No images to record"):
             record_run(model, source, ARMS, tmp_path)
+
+
+def test_images_of_two_sizes_are_refused(tmp_path):
+    model = tiny(dynamic_img_size=True)
+
+    class TwoSizes(Files):
+        def batches(self, preprocess, batch_size):
+            for size, name in ((32, "a.png"), (48, "b.png")):
+                yield Batch(torch.zeros(1, 3, size, size), (Path(name),))
+
+    source = TwoSizes(torch.zeros(0), ())
+    with pytest.raises(LayoutError, match=r"found \[3, 32, 32\] and \[3, 48, 48\]"):
+        record_run(model, source, ARMS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [("cpu", torch.bfloat16), pytest.param("cuda", torch.float16, marks=pytest.mark.gpu)],
+)
+def test_half_precision_is_averaged_over_heads_in_single(tmp_path, device, dtype):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = tiny().to(device=device, dtype=dtype)
+    run = recorded(tmp_path, model, {"intact": Empty()}, batch_size=3)
+    pixels = pixels_for(model).to(device, dtype)
+    _, cache = model.run_with_cache(pixels, names_filter=lambda name: "pattern" in name)
+    mean = cache["pattern", 1].float().mean(dim=1).cpu()
+    found = run.of_arm(0)["exact"][:, 1, 0]
+    torch.testing.assert_close(found, mean[:, 0])
 
 
 def test_a_broken_forward_names_its_layer(tmp_path):

@@ -38,7 +38,7 @@ class AttentionCode:
 
     def encode(self, values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
         """The nearest codes."""
-        levels = (values.double() * self.n_keys).log1p() / math.log1p(self.n_keys) * LEVELS
+        levels = (values.float() * self.n_keys).log1p() / math.log1p(self.n_keys) * LEVELS
         return levels.round().clamp(0, LEVELS).to(torch.uint8)
 
     def decode(self, codes: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -37,9 +37,10 @@ class RowSet:
         The first key is what goes elsewhere than to tokens: to the keys of an attention bias,
         which stand in front.
         """
+        pattern = pattern.float()
         if not self.by_head:
             pattern = pattern.mean(dim=1, keepdim=True)
-        rows = self.queries.mean(pattern.float().transpose(2, 3)).transpose(2, 3)
+        rows = self.queries.mean(pattern.transpose(2, 3)).transpose(2, 3)
         elsewhere, tokens = rows.tensor_split((rows.shape[3] - self.keys.layout.n_tokens,), dim=3)
         return torch.cat((elsewhere.sum(dim=3, keepdim=True), self.keys.sum(tokens)), dim=3)
 

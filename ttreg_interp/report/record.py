@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttreg_interp.errors import DataError
+from ttreg_interp.errors import DataError, LayoutError
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.hooked.load import weights_hash
 from ttreg_interp.interventions import Intervention, NeuronSet
@@ -97,9 +97,20 @@ def record_run(
 def _batches(
     model: HookedViT, images: ImageSource | Tensor, n_images: int, batch_size: int
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Names and pixels of the first `n_images` images, on the model's device."""
-    left = n_images
+    """Names and pixels of the first `n_images` images, on the model's device.
+
+    Raises:
+        LayoutError: images differ in size.
+    """
+    left, size = n_images, None
     for names, pixels in _named(model, images, batch_size):
+        size = size or pixels.shape[1:]
+        if pixels.shape[1:] != size:
+            raise LayoutError(
+                f"Images of one run have one size; found {list(size)} and "
+                f"{list(pixels.shape[1:])} [channel, height, width]. Let the preprocessing resize "
+                "or crop, or record a run for each size."
+            )
         yield names[:left], pixels[:left].to(model.cfg.device, model.cfg.dtype)
         left -= len(names)
         if left <= 0:
