@@ -115,8 +115,9 @@ class TestReadersOfTheTokens:
         (patches,) = baked.forward_intermediates(pixels, indices=1, intermediates_only=True)
         assert patches.shape[-2:] == (4, 4)
 
-    def test_that_read_every_row_are_refused_kept_ones(self):
-        model = HookedViT.wrap(SOURCES["SigLIP tower"]())
+    @pytest.mark.parametrize("name", ["SigLIP tower", "timm any image size"])
+    def test_that_miscount_with_kept_ones_are_refused_them(self, name):
+        model = HookedViT.wrap(SOURCES[name]())
         with pytest.raises(InterventionError, match="take drop_registers=True"):
             bake(model, CLEAN, drop_registers=False)
         bake(model, CLEAN)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ttreg_interp.deploy.check import check_equal
 from ttreg_interp.deploy.frozen import FixedPoint, freeze
-from ttreg_interp.errors import InterventionError, UnsupportedModelError
+from ttreg_interp.errors import InterventionError, TTRegError, UnsupportedModelError
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.hooked.sources import common, parts_of
 from ttreg_interp.interventions import Intervention
@@ -60,7 +60,9 @@ def bake(model: HookedViT, intervention: Intervention, drop_registers: bool = Tr
         tower.save_pretrained = _refuse_to_save
     tower.num_prefix_tokens = model.layout().n_prefix + kept
     tower.num_register_tokens = model.layout().n_trained_registers + kept
-    check_equal(lambda pixels: (parts_of(tower)[1].reference(pixels),), model, intervention)
+    _check(tower, model, intervention, model.image_size)
+    if kept and model.parts.resizable:  # who resizes position embeddings counts prefix rows
+        _check(tower, model, intervention, _other_size(model))
     return tower
 
 
@@ -117,6 +119,26 @@ class _BlockForward:
                 "registers. Run the model without masks, on whole images."
             )
         return self.program.run(self.layer, x, positions)
+
+
+def _other_size(model: HookedViT) -> tuple[int, int]:
+    (height, width), (rows, columns) = model.image_size, model.parts.patch_size
+    return height + rows, width + columns
+
+
+def _check(
+    tower: nn.Module, model: HookedViT, intervention: Intervention, image_size: tuple[int, int]
+) -> None:
+    reference = parts_of(tower)[1].reference
+    try:
+        check_equal(lambda pixels: (reference(pixels),), model, intervention, image_size=image_size)
+    except TTRegError:
+        raise
+    except Exception as error:  # whatever the source's own code makes of one token more
+        raise InterventionError(
+            f"With {intervention} baked in, the source's own forward fails ({error}). Where registers "
+            "are kept, take drop_registers=True; otherwise use model.intervened(...)."
+        ) from error
 
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> None:

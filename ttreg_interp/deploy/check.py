@@ -22,9 +22,11 @@ OUTPUTS: dict[ReturnType, tuple[str, ...]] = {
 """What a model returns, by `return_type`."""
 
 
-def noise(model: HookedViT, n_images: int) -> Float[Tensor, "batch channel height width"]:
+def noise(
+    model: HookedViT, n_images: int, image_size: tuple[int, int] | None = None
+) -> Float[Tensor, "batch channel height width"]:
     """Images of noise as the model takes them, the same for the same number."""
-    shape = (n_images, model.parts.n_channels, *model.image_size)
+    shape = (n_images, model.parts.n_channels, *(image_size or model.image_size))
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(n_images))
     return pixels.to(model.cfg.device, model.cfg.dtype)
 
@@ -36,13 +38,14 @@ def check_equal(
     intervention: Intervention,
     return_type: ReturnType = "output",
     n_images: int = 2,
+    image_size: tuple[int, int] | None = None,
 ) -> None:
     """Refuse `run` unless it returns what the hooked model returns under the intervention.
 
     Raises:
         InterventionError: another output, or NaN; says how much it differs.
     """
-    pixels = noise(model, n_images)
+    pixels = noise(model, n_images, image_size)
     with model.intervened(intervention):
         expected = model(pixels, return_type)
     wanted = expected if isinstance(expected, tuple) else (expected,)
