@@ -124,7 +124,7 @@ def image_statistics(
         }
         for name in STATISTICS:
             columns = [layers[layer][name][some][:, by_layer[layer]] for layer in by_layer]
-            found[name].append(torch.cat(columns, dim=1)[:, place].double().cpu())
+            found[name].append(torch.cat(columns, dim=1)[:, place].cpu().double())
     return {name: torch.cat(values) for name, values in found.items()}
 
 

@@ -37,7 +37,7 @@ class ExactSums:
         Raises:
             ContractError: NaN, inf, or a sum that no longer fits.
         """
-        scaled = (values.double() * SCALE).round()
+        scaled = (values.cpu().double() * SCALE).round()
         if not bool((scaled.abs() < _LIMIT).all()):  # false for NaN too
             raise _too_large(name)
         self.count(name, scaled.long())

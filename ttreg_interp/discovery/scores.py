@@ -218,7 +218,7 @@ def read_scores(model: Any, layers: range, sums: ExactSums) -> NeuronScores:
         statistics={name: sums[name] / n_images for name in STATISTICS},
         layers=layers,
         row_norms=torch.stack(
-            [model.blocks[i].mlp.W_out.detach().double().norm(dim=1).cpu() for i in layers]
+            [model.blocks[i].mlp.W_out.detach().cpu().double().norm(dim=1) for i in layers]
         ),
         direction=direction / direction.norm().clamp_min(1e-12),
         excess=float(sums["excess"]) / n_images,

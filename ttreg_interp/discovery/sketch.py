@@ -13,8 +13,10 @@ N_BINS = BINS_PER_OCTAVE * (HIGHEST - LOWEST)
 
 def bin_counts(norms: Float[Tensor, "*any"]) -> Int[Tensor, " bin"]:
     """How many of the norms lie in each logarithmic bin."""
-    position = (norms.flatten().double().clamp_min(2.0**LOWEST).log2() - LOWEST) * BINS_PER_OCTAVE
-    return torch.bincount(position.long().clamp(0, N_BINS - 1), minlength=N_BINS).cpu()
+    position = (
+        norms.flatten().cpu().double().clamp_min(2.0**LOWEST).log2() - LOWEST
+    ) * BINS_PER_OCTAVE
+    return torch.bincount(position.long().clamp(0, N_BINS - 1), minlength=N_BINS)
 
 
 @dataclass(frozen=True)

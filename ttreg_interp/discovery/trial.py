@@ -74,7 +74,7 @@ class Trial:
     @property
     def outliers(self) -> Float[Tensor, " image"]:
         """Outliers of each image, with the base moved."""
-        counts = [batch.outliers.sum(dim=1).double().cpu() for batch in self.batches]
+        counts = [batch.outliers.sum(dim=1).cpu().double() for batch in self.batches]
         return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.float64)
 
     @property
@@ -88,7 +88,7 @@ class Trial:
         for batch in self.batches:
             with self.model.intervened(intervention):
                 output, found = self._run(batch.pixels)
-            outliers.append(found.sum(dim=1).double().cpu())
+            outliers.append(found.sum(dim=1).cpu().double())
             drift.append(1 - torch.cosine_similarity(output, batch.output, dim=-1).cpu())
         return ArmResult(torch.cat(outliers), torch.cat(drift))
 
@@ -123,8 +123,8 @@ class Trial:
             at = [place for place, pair in enumerate(pairs) if pair[0] == layer]
             rows = self._candidates(batch.pixels, inputs[layer])[batch.outliers]
             with torch.no_grad():
-                post = self.model.blocks[layer].mlp.neurons(rows[None])[0].double().sum(dim=0).cpu()
-            sums[at] = post[[pairs[place][1] for place in at]]
+                post = self.model.blocks[layer].mlp.neurons(rows[None])[0].float().sum(dim=0)
+            sums[at] = post[[pairs[place][1] for place in at]].cpu().double()
         return sums
 
     def _candidates(self, pixels: Tensor, tokens: Tensor) -> Tensor:
