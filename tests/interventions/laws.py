@@ -69,3 +69,28 @@ def run(layout: str, pixels: torch.Tensor, *interventions: Intervention) -> torc
 def n_hooks(layout: str) -> int:
     """Hooks on the model of a layout."""
     return sum(len(point.fwd_hooks) for point in model(layout).hook_dict.values())
+
+
+@torch.no_grad()
+def before_and_after(
+    layout: str, pixels: torch.Tensor, intervention: Intervention, name: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a hook point held in an intervened run, before and after the edits there."""
+    seen: list[torch.Tensor] = []
+
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        seen.append(activation)
+
+    hooked = model(layout)
+    watch = {"fwd_hooks": [(name, keep)]}
+    with hooked.hooks(**watch), hooked.intervened(intervention), hooked.hooks(**watch):
+        hooked(pixels)
+    before, after = seen
+    return before, after
+
+
+@torch.no_grad()
+def cached(layout: str, pixels: torch.Tensor, *interventions: Intervention) -> Any:
+    """The cache of an intervened run."""
+    with intervened(model(layout), *interventions) as hooked:
+        return hooked.run_with_cache(pixels)[1]
