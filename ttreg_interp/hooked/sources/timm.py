@@ -132,9 +132,7 @@ def _fused(attn: Any, x: Tokens) -> Tensor:
     return F.linear(x, attn.qkv.weight, _fused_bias(attn))
 
 
-def _rotate(
-    attn: Any, layer: int, q: Tensor, k: Tensor, table: Tensor
-) -> tuple[Tensor, Tensor]:
+def _rotate(attn: Any, layer: int, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """timm's rotary embedding on the patches, which are the last rows; prefix rows stay."""
     from timm.layers import apply_rot_embed_cat
 
