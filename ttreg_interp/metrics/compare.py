@@ -100,8 +100,8 @@ def compare(
         >>> model = load("timm:test_vit?random")
         >>> arms = {"register": TestTimeRegister({3: [7]}), "zero": ZeroNeurons({3: [7]})}
         >>> table = compare(model, torch.randn(4, 3, 160, 160), arms)
-        >>> table["intact", "cosine"].value.estimate
-        1.0
+        >>> table["intact", "relative change"].value.estimate
+        0.0
     """
     if INTACT in arms:
         raise DataError(
