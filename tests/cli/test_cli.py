@@ -207,3 +207,28 @@ def test_importing_the_package_stays_light():
     code = f"import sys, ttreg_interp; print([m for m in {heavy.split()!r} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_neuron_files_are_shown_and_compared(capsys):
+    from importlib.resources import files
+
+    published = files("ttreg_interp.discovery") / "published"
+    hub, named = (str(published / f"dinov2_vitl14_{name}.json") for name in ("hub", "paper_named"))
+    assert main(["neurons", hub]) == 0
+    assert "45 neurons" in capsys.readouterr().out
+    assert main(["neurons", hub, named, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shared"] == 3
+    assert main(["neurons", hub, hub, hub]) == 1
+    assert "give one to show, or two to compare" in capsys.readouterr().err
+
+
+def test_outliers_are_described(photographs, capsys):
+    images = ["--image-size", "96", "--images", str(photographs), "--limit", "8"]
+    assert main(["outliers", MODEL, *images, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["emerges_at"] == 3
+
+
+def test_a_page_is_built_again(neurons, photographs, tmp_path):
+    assert apply(neurons, photographs, tmp_path) == 0
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()

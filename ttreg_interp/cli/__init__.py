@@ -18,6 +18,9 @@ COMMANDS = {
     "demo": "demo.Demo",
     "find": "find.Find",
     "apply": "apply.Apply",
+    "outliers": "outliers.Outliers",
+    "neurons": "neurons.Neurons",
+    "report": "report.Report",
     "verify": "verify.Verify",
     "models": "models.Models",
 }
