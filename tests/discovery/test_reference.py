@@ -92,7 +92,7 @@ def test_the_outlier_tokens_are_the_reference_s_with_cls_among_them(reference, m
     state = run.start(Shard())
     observer = Observer(model, state.detection, range(0))
     batch = Batch(tensors["x"], torch.arange(8))
-    seen = observer(batch, observer.blank(batch))
+    seen = observer(batch)
     assert torch.equal(seen.outliers, tensors[f"{name}.outlier_mask"].bool())
     assert int(seen.outliers[:, 0].sum()) == cases[name]["cls_outliers"]
 

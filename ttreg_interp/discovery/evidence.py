@@ -114,7 +114,7 @@ def image_statistics(
     place = [order.index(pair) for pair in pairs]
     found: dict[str, list[Tensor]] = {name: [] for name in STATISTICS}
     for batch in batches:
-        seen = observer(batch, observer.blank(batch))
+        seen = observer(batch)
         some = seen.outliers.any(dim=1)
         drawn = draw_ordinary(seen.outliers, seen.layout, batch.index, seed)
         tokens = ChosenTokens.of(seen, drawn)

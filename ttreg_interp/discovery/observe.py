@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ttreg_interp.discovery.capture import mlp_inputs, residual_norms, token_norms
-from ttreg_interp.discovery.priors import blank_embedding, neighbour_similarity
 from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.discovery.survey import Detection, candidate_rows
 from ttreg_interp.hooked.layout import TokenLayout
@@ -32,8 +31,6 @@ class Observation:
     """The residual stream at the detection layer."""
     inputs: dict[int, Float[Tensor, "batch token d_model"]]
     """What the MLP of each searched layer reads."""
-    similarity: Float[Tensor, "batch patch"]
-    """How much each patch is like its neighbours."""
     quiet: dict[int, Bool[Tensor, "batch neuron"]]
     """Neurons that pass the sparsity filter, by layer; empty without that filter."""
     layout: TokenLayout
@@ -53,12 +50,8 @@ class Observer:
     sparsity: tuple[float, float] | None = None
     """The reference's filter, which reads all neurons on all tokens."""
 
-    def __call__(self, batch: Batch, blank: Float[Tensor, "token d_model"]) -> Observation:
+    def __call__(self, batch: Batch) -> Observation:
         """Run one batch.
-
-        Args:
-            batch: the images.
-            blank: the embedding of an image of zeros.
 
         Raises:
             ContractError: NaN or inf; names the layer.
@@ -66,10 +59,7 @@ class Observer:
         kept: dict[str, Tensor] = {}
         quiet: dict[int, Tensor] = {}
         last = self.detection.detect_layer
-        hooks = [
-            (f"blocks.{last}.hook_resid_post", partial(_keep, kept, "resid")),
-            ("hook_embed", partial(self._compare_neighbours, kept, blank, batch)),
-        ]
+        hooks = [(f"blocks.{last}.hook_resid_post", partial(_keep, kept))]
         if self.sparsity is not None:
             hooks += [
                 (f"blocks.{layer}.mlp.hook_post", _quiet_reader(quiet, layer, *self.sparsity))
@@ -97,25 +87,13 @@ class Observer:
             cls_above=above[:, layout.cls].any(dim=1),
             resid=kept["resid"],
             inputs=inputs,
-            similarity=kept["similarity"],
             quiet=quiet,
             layout=layout,
         )
 
-    def _compare_neighbours(
-        self, kept: dict, blank: Tensor, batch: Batch, embed: Tensor, hook: Any
-    ) -> None:
-        layout = self.model.layout(batch.pixels.shape)
-        patches = layout.grid(embed.detach() - blank, token_axis=1)
-        kept["similarity"] = neighbour_similarity(patches).flatten(1)
 
-    def blank(self, batch: Batch) -> Float[Tensor, "token d_model"]:
-        """The embedding of an image of zeros, of the size of this batch's images."""
-        return blank_embedding(self.model, batch.pixels)
-
-
-def _keep(kept: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> None:
-    kept[name] = activation.detach()
+def _keep(kept: dict[str, Tensor], resid: Tensor, hook: Any) -> None:
+    kept["resid"] = resid.detach()
 
 
 def _quiet_reader(

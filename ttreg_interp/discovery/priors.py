@@ -8,7 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttreg_interp.discovery.exact import ExactSums
+from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.hooked.layout import TokenLayout
+
+CONTENT_IMAGES = 256
+"""Images of which patches are compared with their neighbours: the first ones of the set."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +84,28 @@ def neighbour_similarity(
     return total / count.clamp_min(1)
 
 
-def blank_embedding(model: Any, pixels: Tensor) -> Float[Tensor, "token d_model"]:
-    """What an image of zeros embeds to: subtracting it leaves the patch content without positions.
+def content_similarity(
+    model: Any, pixels: Float[Tensor, "batch channel height width"]
+) -> Float[Tensor, "batch patch"]:
+    """How much each patch's content is like its neighbours'.
 
-    Exact where the patch embedding is linear in the pixels, as a convolution is.
+    What an image of zeros embeds to is subtracted, which leaves the content without its position:
+    exactly so where the patch embedding is linear in the pixels, as a convolution is.
     """
     kept: list[Tensor] = []
-    read = ("hook_embed", lambda embed, hook: kept.append(embed[0].detach()))
+    read = ("hook_embed", lambda embed, hook: kept.append(embed.detach()))
+    blank = torch.zeros_like(pixels[:1])
     with torch.no_grad(), model.hooks(fwd_hooks=[read]):
-        model(torch.zeros_like(pixels[:1]), stop_at_layer=0)
-    return kept[0]
+        model(torch.cat((pixels, blank)), stop_at_layer=0)
+    layout = model.layout(pixels.shape)
+    patches = layout.grid(kept[0][:-1] - kept[0][-1:], token_axis=1)
+    return neighbour_similarity(patches).flatten(1)
 
 
 def tally(
     sums: ExactSums,
     outliers: Bool[Tensor, "batch token"],
     layout: TokenLayout,
-    similarity: Float[Tensor, "batch patch"],
     cls_above: Bool[Tensor, " batch"],
 ) -> None:
     """Count the outliers of a batch.
@@ -105,23 +114,40 @@ def tally(
         sums: where the counts go.
         outliers: which tokens are outliers, over the whole token axis.
         layout: of the token axis.
-        similarity: `neighbour_similarity` of the patches, flattened.
         cls_above: images whose [CLS] exceeds the threshold.
     """
     patches = outliers[:, layout.patches]
-    some = patches.any(dim=1)
     sums.count("n_images", torch.tensor(len(patches)))
-    sums.count("n_with", some.sum())
+    sums.count("n_with", patches.any(dim=1).sum())
     sums.count("n_outliers", patches.sum())
     sums.count("n_patches", torch.tensor(patches.numel()))
     sums.count("n_cls", cls_above.sum())
     sums.count("position", patches.sum(dim=0))
-    sums.add("similarity_on", (similarity * patches).sum())
-    sums.add("similarity_off", (similarity * ~patches)[some].sum())
-    sums.count("n_off", (~patches)[some].sum())
-    both = some & ~patches.all(dim=1)
-    sums.count("n_auc", both.sum())
-    pairs = zip(similarity[both], patches[both], strict=True)
+
+
+def tally_content(
+    sums: ExactSums, model: Any, batch: Batch, patches: Bool[Tensor, "batch patch"]
+) -> None:
+    """Compare outliers with their neighbours, in the first `CONTENT_IMAGES` images of the set.
+
+    Args:
+        sums: where the sums go.
+        model: a HookedViT.
+        batch: the images.
+        patches: which patches are outliers.
+    """
+    looked_at = patches.any(dim=1) & ~patches.all(dim=1)
+    looked_at &= (batch.index < CONTENT_IMAGES).to(looked_at.device)
+    if not looked_at.any():
+        return
+    similarity = content_similarity(model, batch.pixels[looked_at])
+    patches = patches[looked_at]
+    sums.count("content_images", looked_at.sum())
+    sums.count("content_on", patches.sum())
+    sums.count("content_off", (~patches).sum())
+    sums.add("similarity_on", similarity[patches].sum())
+    sums.add("similarity_off", similarity[~patches].sum())
+    pairs = zip(similarity, patches, strict=True)
     sums.add("auc", torch.tensor(sum(_auc(values, mask) for values, mask in pairs)))
 
 
@@ -131,11 +157,10 @@ def _auc(values: Float[Tensor, " patch"], mask: Bool[Tensor, " patch"]) -> float
 
 
 def read_priors(sums: ExactSums) -> OutlierPriors:
-    """The numbers that `tally` has gathered."""
+    """The numbers that `tally` and `tally_content` have gathered."""
     n_images, n_outliers = sums.whole("n_images"), sums.whole("n_outliers")
     at = sums.sums["position"].double()
     pairs = max(n_outliers * (n_images - 1), 1)
-    off = max(sums.whole("n_off"), 1)
     share = n_outliers / max(sums.whole("n_patches"), 1)
     return OutlierPriors(
         n_images=n_images,
@@ -145,7 +170,12 @@ def read_priors(sums: ExactSums) -> OutlierPriors:
         cls_outliers=sums.whole("n_cls"),
         position_repeat=float((at * (at - 1)).sum()) / pairs,
         position_chance=share,
-        neighbour_similarity=float(sums["similarity_on"]) / max(n_outliers, 1),
-        neighbour_similarity_others=float(sums["similarity_off"]) / off,
-        content_auc=float(sums["auc"]) / max(sums.whole("n_auc"), 1),
+        neighbour_similarity=_mean(sums, "similarity_on", "content_on"),
+        neighbour_similarity_others=_mean(sums, "similarity_off", "content_off"),
+        content_auc=_mean(sums, "auc", "content_images"),
     )
+
+
+def _mean(sums: ExactSums, total: str, count: str) -> float:
+    """A mean; 0 where nothing was there to be averaged."""
+    return float(sums[total]) / sums.whole(count) if total in sums.sums else 0.0

@@ -14,7 +14,7 @@ from torch import Tensor
 from ttreg_interp.discovery.config import SCORES
 from ttreg_interp.discovery.exact import ExactSums
 from ttreg_interp.discovery.observe import Observation, Observer, draw_ordinary
-from ttreg_interp.discovery.priors import tally
+from ttreg_interp.discovery.priors import tally, tally_content
 from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.errors import DataError
 
@@ -110,8 +110,9 @@ def score_neurons(
 
 def add_batch(sums: ExactSums, observer: Observer, batch: Batch, seed: int) -> None:
     """Run one batch and add what it shows to the sums."""
-    seen = observer(batch, observer.blank(batch))
-    tally(sums, seen.outliers, seen.layout, seen.similarity, seen.cls_above)
+    seen = observer(batch)
+    tally(sums, seen.outliers, seen.layout, seen.cls_above)
+    tally_content(sums, observer.model, batch, seen.outliers[:, seen.layout.patches])
     some = seen.outliers.any(dim=1)
     sums.count("images", some.sum())
     if not len(observer.layers) or not some.any():
