@@ -298,8 +298,8 @@ class HookedBlock(nn.Module):
 
     def forward(
         self, resid_pre: Float[Tensor, "batch token d_model"], positions: Positions = None
-    ) -> Float[Tensor, "batch token d_model"]:
-        """The residual stream after this block."""
+    ) -> Float[Tensor, "batch kept d_model"]:
+        """The residual stream after this block; a hook may have added or deleted rows."""
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), positions))
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
