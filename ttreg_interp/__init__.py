@@ -10,6 +10,9 @@ from ttreg_interp._version import __version__
 
 if TYPE_CHECKING:
     from ttreg_interp.data.images import images
+    from ttreg_interp.deploy.bake import bake
+    from ttreg_interp.deploy.export import export, to_onnx
+    from ttreg_interp.deploy.pretrained import from_pretrained, save_pretrained
     from ttreg_interp.discovery import (
         FindConfig,
         OutlierReport,
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
         TestTimeRegister,
         ZeroNeurons,
     )
+    from ttreg_interp.metrics.compare import compare
     from ttreg_interp.metrics.trace import Effect, measure_effect, trace
+    from ttreg_interp.theory.attention_bias import fit_attention_bias
+    from ttreg_interp.theory.sinks import noop_measures
 
 _HOME = {
     # a real model under hook points
@@ -52,6 +58,16 @@ _HOME = {
     "trace": "metrics.trace",
     "measure_effect": "metrics.trace",
     "Effect": "metrics.trace",
+    "compare": "metrics.compare",
+    # the mechanism
+    "fit_attention_bias": "theory.attention_bias",
+    "noop_measures": "theory.sinks",
+    # out of this package
+    "bake": "deploy.bake",
+    "export": "deploy.export",
+    "to_onnx": "deploy.export",
+    "save_pretrained": "deploy.pretrained",
+    "from_pretrained": "deploy.pretrained",
     # data
     "images": "data.images",
     # errors

@@ -60,7 +60,7 @@ ANYWHERE: dict[str, Example] = {
     "zeroed neurons": lambda layout: ZeroNeurons(NEURONS),
     "neurons zeroed on patches": lambda layout: ZeroNeurons(NEURONS, tokens="patches"),
     "neurons zeroed on outliers": lambda layout: ZeroNeurons(
-        {1: [7, 20, 90]}, tokens=Outliers(threshold=18.0, layer=0)
+        {1: [7, 20, 90]}, tokens=Outliers(threshold=24.5, layer=0)
     ),
     "neurons at their stored mean": lambda layout: MeanNeurons(NEURONS, _noise(5)),
     "neurons at the image's mean": lambda layout: MeanNeurons(NEURONS),

@@ -1,7 +1,7 @@
 """How laws are tried here: over kinds, layouts and batches, the same on every machine."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -41,15 +41,19 @@ def compatible(*interventions: Intervention) -> bool:
 
 
 @contextmanager
-def shapes_unchecked(*interventions: Intervention) -> Iterator[None]:
-    """No jaxtyping where rows are deleted: HookedBlock is annotated with as many out as in."""
+def as_users_run(yes: bool = True) -> Iterator[None]:
+    """Without the checks of annotations that tests turn on, so that our own errors are reached."""
     before = jaxtyping_config.jaxtyping_disable
-    deletes = any("deleted" in intervention.describe() for intervention in interventions)
-    jaxtyping_config.update("jaxtyping_disable", before or deletes)
+    jaxtyping_config.update("jaxtyping_disable", before or yes)
     try:
         yield
     finally:
         jaxtyping_config.update("jaxtyping_disable", before)
+
+
+def shapes_unchecked(*interventions: Intervention) -> AbstractContextManager[None]:
+    """No jaxtyping where rows are deleted: HookedBlock is annotated with as many out as in."""
+    return as_users_run(any("deleted" in one.describe() for one in interventions))
 
 
 @contextmanager
@@ -64,6 +68,19 @@ def run(layout: str, pixels: torch.Tensor, *interventions: Intervention) -> torc
     """The output under interventions."""
     with intervened(model(layout, pixels.dtype), *interventions) as hooked:
         return hooked(pixels)
+
+
+def outcome(layout: str, pixels: torch.Tensor, *interventions: Intervention) -> torch.Tensor:
+    """The output, or one NaN where the model cannot run under them."""
+    try:
+        return run(layout, pixels, *interventions)
+    except InterventionError:
+        return torch.full((1,), torch.nan)
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bit for bit, refusals included."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def n_hooks(layout: str) -> int:
