@@ -4,7 +4,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("ttreg-interp", "torch", "transformer-lens", "transformers", "timm", "open-clip-torch", "nnsight")
+PACKAGES = (
+    "ttreg-interp",
+    "torch",
+    "transformer-lens",
+    "transformers",
+    "timm",
+    "open-clip-torch",
+    "nnsight",
+)
 
 
 def versions() -> dict[str, Any]:
