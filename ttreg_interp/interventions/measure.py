@@ -18,7 +18,8 @@ from ttreg_interp.interventions.neuron_set import NeuronSet
 from ttreg_interp.interventions.neurons import MeanNeurons
 from ttreg_interp.interventions.trained_registers import TrainedRegisters
 
-Batches = Iterable[Float[Tensor, "batch channel height width"]]
+Batches = Iterable[Tensor]
+"""Pixels [batch, channel, height, width]; batches may differ in size."""
 Reduce = Callable[[Tensor], Tensor]
 
 

@@ -171,7 +171,7 @@ class TensorValue:
     def to_dict(self) -> dict[str, Any]:
         """Nested lists for small tensors, else base64 of a safetensors file."""
         tensor = self.tensor.detach().cpu().contiguous()
-        if tensor.numel() <= INLINE_LIMIT:
+        if 0 < tensor.numel() <= INLINE_LIMIT:  # lists forget the shape of nothing
             return {"tensor": tensor.tolist(), "dtype": str(tensor.dtype).removeprefix("torch.")}
         return {"safetensors": base64.b64encode(tensors_to_bytes({"tensor": tensor})).decode()}
 
