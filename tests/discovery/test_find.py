@@ -1,6 +1,5 @@
 """find_register_neurons: exact on planted models, honest on others, nothing to be told."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -214,17 +213,17 @@ def test_nan_in_a_layer_of_the_scoring_pass_is_named():
         find_register_neurons(hooked(marked_vit(PUSH)), images, replace(QUICK, survey_images=8))
 
 
-@pytest.mark.parametrize("size", [224, 384])
-def test_the_real_vit_tiny(assets, size, caplog):
+@pytest.mark.assets
+@pytest.mark.parametrize(("size", "n_images"), [(224, 16), (384, 8)])
+def test_the_real_vit_tiny(assets, size, n_images):
     """One neuron of block 7 makes the four corner outliers; two of block 6 give them a start."""
     from ttreg_interp.data.images import images
     from ttreg_interp.hooked import load
 
     checkpoint = assets / "vit_tiny_augreg_in1k" / "model.safetensors"
     model = load(f"timm:vit_tiny_patch16_224@{checkpoint}", image_size=size)
-    folder = images(assets / "imagenet_sample", limit=24 if size == 224 else 8, seed=0)
-    with caplog.at_level(logging.WARNING):
-        found = find_register_neurons(model, folder, replace(QUICK, batch_size=4))
+    folder = images(assets / "imagenet_sample", limit=n_images, seed=0)
+    found = find_register_neurons(model, folder, replace(QUICK, batch_size=4))
     assert found.ranking[0][:2] == (7, 417)
     assert set(found) <= {(7, 417), (6, 189), (7, 711), (6, 59)}
     share = found.ranking[0][2] / found.evidence["excess"]

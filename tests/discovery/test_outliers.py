@@ -7,6 +7,7 @@ import torch
 
 from tests.discovery.models import Push, erase, hooked, marked_vit, noise_images
 from ttreg_interp.discovery import FindConfig, find_outliers
+from ttreg_interp.discovery.plots import plot_outliers
 from ttreg_interp.discovery.priors import neighbour_similarity
 from ttreg_interp.discovery.stream import ImageStream
 from ttreg_interp.discovery.survey import survey_norms
@@ -115,6 +116,11 @@ def test_neighbour_similarity_is_the_mean_cosine_to_the_neighbours_there_are():
         torch.testing.assert_close(found[:, row, column], torch.stack(cosines).mean(dim=0))
 
 
+def test_a_picture_of_the_norms_is_drawn(marked, tmp_path):
+    plot_outliers(find_outliers(marked, noise_images()), tmp_path / "norms.png")
+    assert (tmp_path / "norms.png").stat().st_size > 5000
+
+
 def test_the_report_is_json(marked):
     report = find_outliers(marked, noise_images())
     body = json.loads(json.dumps(report.to_dict()))
@@ -146,6 +152,14 @@ def test_nan_stops_the_run_and_names_the_layer(broken):
 def test_images_that_cannot_be_used_are_refused(marked, images, message):
     with pytest.raises(DataError, match=message):
         find_outliers(marked, images)
+
+
+def test_image_files_need_a_model_that_preprocesses_them(marked, tmp_path):
+    from ttreg_interp.data.images import images
+
+    (tmp_path / "a.png").write_bytes(b"never read")
+    with pytest.raises(DataError, match="does not know how its images are preprocessed"):
+        find_outliers(marked, images(tmp_path))
 
 
 def test_a_layer_that_the_model_lacks_is_refused(marked):

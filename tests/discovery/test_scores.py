@@ -1,10 +1,12 @@
 """Scores of neurons: each is its formula, and one streaming pass is all that is needed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.discovery.models import Push, hooked, marked_vit, noise_images
-from ttreg_interp.discovery import FindConfig
+from ttreg_interp.discovery import FindConfig, Shard
 from ttreg_interp.discovery.capture import mlp_inputs
 from ttreg_interp.discovery.config import SCORES
 from ttreg_interp.discovery.observe import N_ORDINARY, draw_ordinary
@@ -46,16 +48,16 @@ def _gated(vit):
     return vit
 
 
-def by_hand(model, images, seed=0, threshold=None) -> dict[str, torch.Tensor]:
+def by_hand(model, images, config=CONFIG) -> dict[str, torch.Tensor]:
     """All scores from held activations, token by token, as their definition says."""
-    run = ScoringRun.of(model, images, CONFIG)
-    threshold = run.start(_shard()).detection.threshold.value
+    run = ScoringRun.of(model, images, config)
+    threshold = run.start(Shard()).detection.threshold.value
     _, cache = model.run_with_cache(images)
     layout = cache.layout
     resid = cache["resid_post", 3].double()
     above = resid.norm(dim=-1) > threshold
     above[:, : layout.n_prefix] = False
-    ordinary = draw_ordinary(above, layout, torch.arange(len(images)), seed)
+    ordinary = draw_ordinary(above, layout, torch.arange(len(images)), seed=0)
     post = torch.stack([cache["post", layer] for layer in range(4)]).double()
     rows = torch.stack([block.mlp.W_out for block in model.blocks]).double()
     per_image = {name: [] for name in STATISTICS}
@@ -82,12 +84,6 @@ def by_hand(model, images, seed=0, threshold=None) -> dict[str, torch.Tensor]:
     }
 
 
-def _shard():
-    from ttreg_interp.discovery import Shard
-
-    return Shard()
-
-
 @pytest.mark.parametrize("name", ["plain", "no [CLS]", "LayerScale", "gated"])
 def test_every_score_is_its_formula_over_held_activations(name):
     model, images = hooked(models()[name]), noise_images(7)
@@ -111,8 +107,6 @@ def test_projections_of_all_that_writes_add_up_to_the_excess():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
 def test_the_batch_size_does_not_matter(batch_size):
-    from dataclasses import replace
-
     model, images = hooked(marked_vit(PUSH)), noise_images(7)
     one, other = (
         scored(model, images, replace(CONFIG, batch_size=size)) for size in (5, batch_size)
@@ -125,26 +119,17 @@ def test_the_batch_size_does_not_matter(batch_size):
 
 def test_images_without_outliers_do_not_count():
     """The mean is over the images that have some, as in the authors' code."""
-    vit = marked_vit(PUSH)
-    model, images = hooked(vit), noise_images(8)
-    run = ScoringRun.of(model, images, CONFIG)
-    state = score(run, None, progress=False)
-    assert state.sums.whole("images") == 8
-    with torch.no_grad():
-        vit.pos_embed[0, :, 0] = 0  # no mark, no outlier
-    again = ScoringRun.of(model, images, CONFIG)
-    silent = again.go_on(_with_detection(again, state), None, progress=False)
-    assert silent.sums.whole("images") == 0
+    model, images = hooked(marked_vit(PUSH)), noise_images(8)
+    _, cache = model.run_with_cache(images)
+    largest = cache["resid_post", 3][:, 1:].norm(dim=-1).amax(dim=1)
+    between = float(largest.sort().values[4:6].mean())
+    config = replace(CONFIG, threshold="absolute", threshold_value=between)
+    found, expected = scored(model, images, config), by_hand(model, images, config)
+    assert found.n_images == 3
+    torch.testing.assert_close(found.score("abs"), expected["abs"], rtol=1e-4, atol=2e-5)
+    nowhere = replace(config, threshold_value=1e6)
     with pytest.raises(DataError, match="No image has an outlier.*Lower the threshold"):
-        read_scores(model, range(4), silent.sums)
-
-
-def _with_detection(run, state):
-    from dataclasses import replace
-
-    from ttreg_interp.discovery.exact import ExactSums
-
-    return replace(state, sums=ExactSums(), batches=0, complete=False)
+        scored(model, images, nowhere)
 
 
 def test_an_unknown_score_is_refused_with_the_known_ones():

@@ -85,16 +85,13 @@ class NeuronScores:
         return self.statistics["projection"].sum(dim=1) / max(self.excess, 1e-12)
 
 
-def score_neurons(
-    observer: Observer, batches: Iterable[Batch], seed: int = 0, sums: ExactSums | None = None
-) -> ExactSums:
+def score_neurons(observer: Observer, batches: Iterable[Batch], seed: int = 0) -> ExactSums:
     """Run the images and add up what the scores are made of.
 
     Args:
         observer: model, detection and layers.
         batches: the images.
         seed: of the draw of ordinary tokens.
-        sums: sums to go on with.
 
     Returns:
         Sums for `read_scores` and `read_priors`.
@@ -102,7 +99,7 @@ def score_neurons(
     Raises:
         ContractError: NaN or inf; names the layer.
     """
-    sums = ExactSums() if sums is None else sums
+    sums = ExactSums()
     for batch in batches:
         add_batch(sums, observer, batch, seed)
     return sums
