@@ -19,6 +19,7 @@ from ttreg_interp.interventions import (
     NeuronSet,
     TestTimeRegister,
     ZeroNeurons,
+    mean_key_value,
 )
 from ttreg_interp.testbed import photograph_tensor, planted_vit
 from ttreg_interp.theory.attention_bias import (
@@ -28,7 +29,7 @@ from ttreg_interp.theory.attention_bias import (
     relative_changes,
 )
 from ttreg_interp.theory.batches import Batches
-from ttreg_interp.theory.bias_methods import Source, least_squares, mean_key_value
+from ttreg_interp.theory.bias_methods import Source, least_squares
 
 NEURONS = NeuronSet.of({0: [3, 50], 1: [7, 20, 90]})
 ROTATED = "timm Eva with rotation"
@@ -45,7 +46,7 @@ def output(model, inputs, *arms):
 
 def bias_of(model, images):
     source = Source.register(model, TestTimeRegister(NEURONS))
-    return mean_key_value(model, [images], source, LAYERS_OF_TINY)
+    return mean_key_value(model, [images], source.arm, source.row, LAYERS_OF_TINY)
 
 
 def frozen_register(model, image):
@@ -201,7 +202,7 @@ def test_least_squares_is_stationary(layout):
     """No v' near the fitted one brings the heads of its layer closer to the intact model's."""
     model, images = tiny.model(layout, torch.float64), tiny.images(4, 3, torch.float64)
     source, layers = Source.register(model, TestTimeRegister(NEURONS)), (1,)
-    start = mean_key_value(model, [images], source, layers)
+    start = mean_key_value(model, [images], source.arm, source.row, layers)
     found = least_squares(model, [images], start, NEURONS, source, "intact", ridge=0.0)
 
     def loss(v):
@@ -223,7 +224,7 @@ def test_least_squares_is_stationary(layout):
 def test_a_register_as_teacher_is_followed_exactly_on_one_image():
     model, image = tiny.model("timm with [CLS]", torch.float64), tiny.images(1, 1, torch.float64)
     source = Source.register(model, TestTimeRegister(NEURONS))
-    start = mean_key_value(model, [image], source, LAYERS_OF_TINY)
+    start = mean_key_value(model, [image], source.arm, source.row, LAYERS_OF_TINY)
     wrong = replace(start, v=torch.zeros_like(start.v.tensor))
     found = least_squares(model, [image], wrong, NEURONS, source, "register", ridge=0.0)
     torch.testing.assert_close(found.v.tensor, start.v.tensor, rtol=1e-3, atol=1e-4)
@@ -374,7 +375,7 @@ def _with_nan():
         (partial(fit_tiny, layers=(9,)), InterventionError, "Layer 9 is not in"),
         (partial(fit_tiny, register=ExtraTokens(2)), DataError, "adds 2 rows"),
         (partial(fit_tiny, row=0, teacher="register"), DataError, "leave out register="),
-        (lambda: fit_tiny(model=_with_nan()), ContractError, "NaN or inf in the mean of row"),
+        (lambda: fit_tiny(model=_with_nan()), ContractError, "NaN or inf at blocks.1.attn.hook_k"),
         (lambda: FitOptions(steps=0), DataError, "steps=0 at least 1"),
     ],
 )
@@ -392,7 +393,7 @@ def test_images_of_another_resolution_held_out_are_refused():
 def test_a_head_whose_queries_ignore_k_makes_the_fit_singular_and_a_ridge_keeps_its_mean():
     model, images = tiny.model("timm with [CLS]"), tiny.images(1)
     source = Source.register(model, TestTimeRegister(NEURONS))
-    start = mean_key_value(model, [images], source, (1,))
+    start = mean_key_value(model, [images], source.arm, source.row, (1,))
     with model.intervened(ZeroNeurons(NEURONS)):
         direction = _all_queries_lean_towards(model, images, layer=1)
     away = AttentionBias(-1e4 * direction, start.v, (1,))

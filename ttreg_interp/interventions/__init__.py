@@ -4,10 +4,13 @@ from ttreg_interp.interventions.activations import PatchActivation, SetMassiveAc
 from ttreg_interp.interventions.attention import AttentionBias, KnockoutAttention, SoftmaxOffByOne
 from ttreg_interp.interventions.base import Empty, Intervention, Sequence
 from ttreg_interp.interventions.measure import (
+    calibrate_multiplicity,
     mean_activations,
     mean_attention_bias,
+    mean_key_value,
     mean_neurons,
     mean_trained_registers,
+    resample_neurons,
 )
 from ttreg_interp.interventions.move import CopyRegisterValuesTo, MoveNeurons
 from ttreg_interp.interventions.neuron_set import NeuronSet
@@ -82,9 +85,12 @@ __all__ = [
     "TestTimeRegister",
     "TrainedRegisters",
     "ZeroNeurons",
+    "calibrate_multiplicity",
     "mean_activations",
     "mean_attention_bias",
+    "mean_key_value",
     "mean_neurons",
     "mean_trained_registers",
+    "resample_neurons",
     "select",
 ]

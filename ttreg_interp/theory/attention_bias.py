@@ -10,7 +10,13 @@ from torch import Tensor
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.hooked.load import weights_hash
-from ttreg_interp.interventions import Intervention, NeuronSet, TestTimeRegister, ZeroNeurons
+from ttreg_interp.interventions import (
+    Intervention,
+    NeuronSet,
+    TestTimeRegister,
+    ZeroNeurons,
+    mean_key_value,
+)
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.metrics.intervals import mean_interval, paired_difference
 from ttreg_interp.provenance import versions
@@ -21,7 +27,6 @@ from ttreg_interp.theory.bias_methods import (
     Teacher,
     biased,
     least_squares,
-    mean_key_value,
     trained,
 )
 
@@ -135,7 +140,7 @@ def fit_attention_bias(
     _same_resolution(size, others.need(2, "held out")[1])
     layers = Frame.of(model, 0).layers(options.layers)
     source = _source(model, neurons, options)
-    bias, losses = mean_key_value(model, fitted, source, layers), []
+    bias, losses = mean_key_value(model, fitted, source.arm, source.row, layers), []
     if method == "least_squares":
         bias = least_squares(
             model, fitted, bias, neurons, source, options.teacher, ridge=options.ridge

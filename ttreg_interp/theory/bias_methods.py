@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ttreg_interp.errors import ContractError, DataError
 from ttreg_interp.interventions import AttentionBias, Empty, Intervention, NeuronSet, ZeroNeurons
-from ttreg_interp.interventions.measure import mean_activations
 from ttreg_interp.theory.batches import Inputs
 
 LayerHeads = Float[Tensor, "layer head d_head"]
@@ -63,39 +62,6 @@ class Source:
         if not self.added:
             return rows
         return torch.cat((rows[:, : self.row], rows[:, self.row + 1 :]), dim=1)
-
-
-def mean_key_value(
-    model: Any, batches: Iterable[Inputs], source: Source, layers: tuple[int, ...]
-) -> AttentionBias:
-    """k' and v' as the mean key and value of one row over images.
-
-    Keys are read at `hook_k`: after the block's norm, with the key bias, before any rotation. A
-    register stands in the prefix, which rotary embeddings do not turn, and k' is not turned either.
-
-    Args:
-        model: a hooked model.
-        batches: inputs.
-        source: the row.
-        layers: which layers get a bias.
-
-    Raises:
-        ContractError: NaN or inf among the keys or values; names the first layer.
-
-    Source: arXiv 2506.08010, A.2.
-    """
-    names = {kind: [f"blocks.{layer}.attn.hook_{kind}" for layer in layers] for kind in "kv"}
-    reducers = dict.fromkeys([*names["k"], *names["v"]], lambda heads: heads[:, source.row])
-    with model.intervened(source.arm):
-        means = mean_activations(model, batches, reducers)
-    for name, mean in means.items():
-        if not mean.isfinite().all():
-            raise ContractError(
-                f"{model.cfg.model_name}: NaN or inf in the mean of row {source.row} at {name}, so it "
-                "cannot be a key or value. Check the inputs (preprocessed? finite?) and the dtype."
-            )
-    k, v = (torch.stack([means[name] for name in names[kind]]) for kind in "kv")
-    return AttentionBias(k, v, layers=layers)  # type: ignore[arg-type]
 
 
 def biased(neurons: NeuronSet, bias: AttentionBias) -> Intervention:
