@@ -19,7 +19,13 @@ from ttreg_interp.interventions.selectors import select
 from ttreg_interp.interventions.value import Stored, TensorValue
 
 _WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result")
-_WITHOUT_TOKENS = ("hook_pooled", "hook_out")
+_WITHOUT_TOKENS = (
+    "hook_pooled",
+    "hook_out",
+    "hook_mask",
+    "hook_attn_scores",
+    "hook_pattern",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +34,10 @@ class PatchActivation(Intervention):
 
     The values are those of another run (clean into corrupted, or back), a mean, or a constant; all
     of the activation, or some tokens, heads and dimensions of it.
+
+    Raises:
+        InterventionError: a hook point that the model does not have; heads or tokens where it has no
+            such axis; values that do not broadcast to it; a dimension out of range.
 
     Example:
         >>> PatchActivation("blocks.5.hook_resid_post", torch.zeros(192), tokens="cls")
@@ -58,7 +68,8 @@ class PatchActivation(Intervention):
             )
         if self.hook.endswith(_WITHOUT_TOKENS) and self.tokens != ALL_TOKENS:
             raise InterventionError(
-                f"{self.hook} has no token axis: it is one vector an image. Leave out tokens=."
+                f"{self.hook} has no token axis behind the batch. Leave out tokens=; for some queries of "
+                "a pattern use ReplacePattern."
             )
 
     @classmethod
@@ -138,6 +149,10 @@ class SetMassiveActivations(Intervention):
     Zero destroys a model that relies on them; their mean over samples leaves it as it was, so that
     their constancy is what matters (arXiv 2402.17762, section 3.2 and Table 3).
 
+    Raises:
+        InterventionError: as many values as dimensions are needed; a layer or dimension out of range;
+            tokens that are not known yet after that block.
+
     Example:
         >>> SetMassiveActivations(6, dims=(408, 579), values=(0.0, 0.0), tokens="patches")
         <SetMassiveActivations: after block 6, on patches: x[408] = 0, x[579] = 0>
@@ -148,7 +163,7 @@ class SetMassiveActivations(Intervention):
     dims: tuple[int, ...]
     """Dimensions of the residual stream."""
     values: tuple[float, ...]
-    """One a dimension: 0, a measured mean (`measure.mean_activations`), or any value."""
+    """One a dimension: 0, a measured mean (`mean_activations`), or any value."""
     tokens: Tokens = ALL_TOKENS
     """On which tokens, e.g. Outliers(threshold, layer)."""
     threshold: float = 0.0

@@ -70,6 +70,10 @@ class AttentionBias(Intervention):
     value of a test-time register as k' and v' and all register neurons zeroed, no token carries an
     outlier any more. k' = 0, v' = 0 is softmax-off-by-one.
 
+    Raises:
+        InterventionError: k' and v' of different shapes, or not those of the model's layers and heads;
+            copies <= 0.
+
     Source: arXiv 2506.08010, A.2 (training-free); arXiv 2402.17762, equation 3 (learned).
 
     Example:
@@ -131,6 +135,9 @@ class AttentionBias(Intervention):
 class SoftmaxOffByOne(Intervention):
     """Attention that may sum to less than one: p_j = exp(s_j) / (copies + sum_i exp(s_i)).
 
+    Raises:
+        InterventionError: copies <= 0; a layer that the model does not have.
+
     Source: arXiv 2309.17453, section 3.3 ('zero sink'), where it is trained with.
 
     Example:
@@ -171,6 +178,10 @@ class KnockoutAttention(Intervention):
     and attention stays fused; without, the pattern is zeroed and the row sums to less than one, which
     splits attention's output into additive parts (arXiv 2505.05892, patch-only and register-only
     [CLS]).
+
+    Raises:
+        InterventionError: a layer, head or token that the model does not have; with renormalisation, a
+            query that is left without any key.
 
     Example:
         >>> KnockoutAttention("cls", "patches", layers=(11,), renormalise=False)

@@ -29,7 +29,11 @@ Activations = Float[Tensor, "batch token selected"]
 
 @dataclass(frozen=True, repr=False)
 class NeuronEdit(Intervention):
-    """New values for chosen neurons on chosen tokens; a kind says which."""
+    """New values for chosen neurons on chosen tokens; a kind says which.
+
+    Raises:
+        InterventionError: no neurons; a layer, neuron or token that the model does not have.
+    """
 
     neurons: Neurons
     """The neurons."""
@@ -86,7 +90,11 @@ class NeuronEdit(Intervention):
 
 @dataclass(frozen=True, repr=False)
 class Overwriting(NeuronEdit):
-    """A NeuronEdit that keeps nothing of the old values."""
+    """A NeuronEdit that keeps nothing of the old values.
+
+    Raises:
+        InterventionError: on all tokens, neurons that another part of the composition moves.
+    """
 
     @property
     def overwritten_neurons(self) -> NeuronSet:
@@ -114,18 +122,26 @@ class ZeroNeurons(Overwriting):
 class MeanNeurons(Overwriting):
     """Mean ablation: a[t, n] = mean of n, over a data set or over the image's own tokens.
 
+    Raises:
+        InterventionError: another number of means than of neurons.
+
     Example:
         >>> MeanNeurons({5: [599, 61]}, means=[0.1, -0.2])
         <MeanNeurons: stored mean in 2 neurons; layer 5: 61, 599>
     """
 
     means: Stored | None = None
-    """[selected]: one a neuron, in the order of the set (by layer, then index); `measure.mean_neurons`
-    computes them. None: the mean over all tokens of the same image."""
+    """[selected]: one a neuron, in the order of the set (by layer, then index); `mean_neurons` computes
+    them. None: the mean over all tokens of the same image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _store_columns(self, "means", self.means, 1)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return self.means is None
 
     def _words(self) -> str:
         return "the image's own mean in" if self.means is None else "stored mean in"
@@ -143,13 +159,17 @@ class ResampleNeurons(Overwriting):
     a[t, n] = samples[s(t), n]; the draw s is by token only, so that a token gets activations that
     occurred together, and an image gets the same whatever batch it is in.
 
+    Raises:
+        InterventionError: samples that are not [sample, selected].
+
     Example:
         >>> ResampleNeurons({5: [599]}, samples=[[0.1], [0.3]], seed=0)
         <ResampleNeurons: one of 2 stored tokens (seed 0) in 1 neuron; layer 5: 599>
     """
 
     samples: Stored
-    """[sample, selected]: activations of tokens of other images, neurons in the order of the set."""
+    """[sample, selected]: activations of tokens of other images, neurons in the order of the set;
+    `resample_neurons` draws them."""
     seed: int = 0
     """Of the draw."""
 
@@ -181,6 +201,11 @@ class ShuffleNeurons(NeuronEdit):
 
     seed: int = 0
     """Of the permutation."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return True
 
     def _words(self) -> str:
         return f"shuffled tokens (seed {self.seed}) in"
@@ -220,6 +245,11 @@ class NoiseNeurons(NeuronEdit):
         erases = self.mode == "replace" and self.tokens == ALL_TOKENS
         return self.neurons if erases else NeuronSet()
 
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return True
+
     def _words(self) -> str:
         kind = "noise of matched mean and deviation" if self.mode == "replace" else "added noise"
         times = "" if self.scale == 1 else f", deviation x {self.scale:g}"
@@ -258,7 +288,9 @@ class ScaleNeurons(NeuronEdit):
 
 def deviation(values: Float[Tensor, "batch token d"]) -> Float[Tensor, "batch 1 d"]:
     """Standard deviation over tokens, with a finite gradient where all values are equal."""
-    return values.var(dim=1, keepdim=True, correction=0).clamp_min(1e-12).sqrt()
+    exact = values if values.dtype == torch.float64 else values.float()
+    deviations = exact.var(dim=1, keepdim=True, correction=0).clamp_min(1e-12).sqrt()
+    return deviations.to(values.dtype)
 
 
 def _store_columns(edit: NeuronEdit, name: str, value: Any, n_axes: int) -> None:

@@ -23,6 +23,10 @@ from ttreg_interp.interventions.value import Stored, TensorValue, check_choice
 class ReplacePattern(Intervention):
     """Writes an attention pattern in place of the layer's own: p[q, k] = given.
 
+    Raises:
+        InterventionError: a pattern without four axes, or one that does not fit that of the run (added
+            tokens and an attention bias lengthen it); a layer or head out of range.
+
     Example:
         >>> ReplacePattern(11, torch.full((1, 1, 197, 197), 1 / 197))
         <ReplacePattern: pattern of layer 11 replaced by float32[1, 1, 197, 197]>
@@ -81,6 +85,9 @@ class ClippedSoftmax(Intervention):
     With gamma < 0 finite scores give exact zeros; rows may sum to less than one. gamma = 0, zeta = 1
     is softmax. Clipped entries pass no gradient.
 
+    Raises:
+        InterventionError: gamma > 0, zeta < 1, or both gamma and alpha; a layer out of range.
+
     Source: arXiv 2306.12929, equation 4.
 
     Example:
@@ -126,6 +133,9 @@ class GateHeads(Intervention):
     """A gate on the output of every head: z[t, h] * scale * sigmoid(W[h] . ln1(x[t]) + b[h]).
 
     W = 0 gives a constant gate. On a HookedViT.
+
+    Raises:
+        InterventionError: weights or biases of other layers, heads or widths than the model's.
 
     Source: arXiv 2306.12929, section 4.2 (all heads by one linear map of the layer's input).
 
@@ -187,6 +197,9 @@ class GateHeads(Intervention):
 class AblateHeads(Intervention):
     """Removes the output of heads: z[t, h] = 0, or its mean over the image's tokens.
 
+    Raises:
+        InterventionError: no heads; a layer or head that the model does not have.
+
     Example:
         >>> AblateHeads({11: [0, 3]})
         <AblateHeads: zero in heads; layer 11: 0, 3>
@@ -204,6 +217,11 @@ class AblateHeads(Intervention):
         super().__post_init__()
         object.__setattr__(self, "tokens", select(self.tokens))
         check_choice("to", self.to, Literal["zero", "mean"])
+
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return self.to == "mean"
 
     def describe(self) -> str:
         """What it does, in words."""

@@ -30,6 +30,10 @@ class TrainedRegisters(Intervention):
         synthetic: before block from_layer, x[r0][d] = the x[r][d] of largest magnitude over r, sign
                    kept, for every dimension d; the other registers are hidden from there on
 
+    Raises:
+        InterventionError: a model without trained registers; means with another state than 'mean', or of
+            another shape; a second TrainedRegisters in the composition.
+
     Source: 'mean' arXiv 2402.17762, section 5 (ViT); 'synthetic' arXiv 2506.08010, Table 8.
 
     Example:
@@ -41,7 +45,7 @@ class TrainedRegisters(Intervention):
     """What becomes of them."""
     means: Stored | None = None
     """For 'mean': [layer, register, d_model], layers from `from_layer` on, as many as are to be fixed;
-    `measure.mean_trained_registers` computes them."""
+    `mean_trained_registers` computes them."""
     from_layer: int = 0
     """The first block where it acts."""
 
