@@ -15,6 +15,7 @@ ROOMS = [
     "theory",
     "metrics",
     "data",
+    "evaluations",
     "testbed",
     "deploy",
     "report",

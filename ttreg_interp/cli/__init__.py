@@ -21,6 +21,7 @@ COMMANDS = {
     "outliers": "outliers.Outliers",
     "neurons": "neurons.Neurons",
     "report": "report.Report",
+    "eval": "eval.Eval",
     "verify": "verify.Verify",
     "models": "models.Models",
 }

@@ -15,12 +15,8 @@ from torch.nn.functional import interpolate
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics._values import check_classes, check_finite
-from ttreg_interp.metrics.intervals import (
-    Interval,
-    mean_interval,
-    ratio_interval,
-    statistic_interval,
-)
+from ttreg_interp.metrics.intervals import Interval, mean_interval, ratio_interval
+from ttreg_interp.metrics.set_scores import MeanOfRuns, Numbers, SetScore
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +120,28 @@ def mean_miou(overlaps: tuple[Overlap, ...], seed: int = 0, level: float = 0.95)
         >>> mean_miou((run, run)).estimate
         0.58...
     """
-    images = {len(run.labelled) for run in overlaps}
-    if len(images) != 1:
-        raise DataError(f"Runs share their images; found runs of {sorted(images)} images.")
-    n = images.pop()
-    runs = [
-        [part.double().cpu().numpy() for part in (run.intersection, run.predicted, run.labelled)]
-        for run in overlaps
-    ]
+    return MeanOfRuns([MeanIoU(run) for run in overlaps]).interval(seed, level)
 
-    def statistic(drawn: np.ndarray, axis: int) -> np.ndarray | np.floating:
-        weights = _multiplicity(drawn, n)
-        return np.mean([_miou(*(weights @ part for part in run)) for run in runs], axis=0)
 
-    return statistic_interval(statistic, [np.arange(n)], seed, level)
+@dataclass(frozen=True, eq=False)
+class MeanIoU(SetScore):
+    """Mean over classes of the IoU over all images; classes seen nowhere are left out."""
+
+    overlap: Overlap
+    """Counts of the images."""
+    scale: float = 1.0
+    """Factor on the mean; 100 for per cent."""
+
+    @property
+    def n_images(self) -> int:
+        """See SetScore."""
+        return len(self.overlap.labelled)
+
+    def of(self, weights: np.ndarray) -> Numbers:
+        """See SetScore."""
+        counts = (self.overlap.intersection, self.overlap.predicted, self.overlap.labelled)
+        sums = [weights @ part.double().cpu().numpy() for part in counts]
+        return self.scale * _miou(*sums)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,17 +261,7 @@ def _two_class_precision(
     return average_precision(torch.cat([1 - score, score]), torch.cat([~foreground, foreground]))
 
 
-def _multiplicity(drawn: np.ndarray, n: int) -> np.ndarray:
-    """How often each of n images was drawn: [..., draws] indices to [..., n] counts."""
-    rows = drawn.astype(np.int64).reshape(-1, drawn.shape[-1])
-    shifted = rows + n * np.arange(len(rows))[:, None]
-    counts = np.bincount(shifted.ravel(), minlength=n * len(rows))
-    return counts.reshape(*drawn.shape[:-1], n).astype(np.float64)
-
-
-def _miou(
-    intersection: np.ndarray, predicted: np.ndarray, labelled: np.ndarray
-) -> np.ndarray | np.floating:
+def _miou(intersection: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> Numbers:
     """Mean IoU over the classes that are seen, which is the last axis."""
     union = predicted + labelled - intersection
     seen = union > 0

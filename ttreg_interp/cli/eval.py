@@ -1,0 +1,132 @@
+"""`ttreg eval`: what a register is worth downstream, arm by arm, in the paper's tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ttreg_interp.cli.common import counting, emit
+from ttreg_interp.errors import DataError
+
+PAPER = "paper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Evaluate a model with and without a register: classification, zero-shot, lost,
+    attention-segmentation, probes, typographic attacks; or 'paper' for all tables of the paper.
+
+    A run that was killed goes on where it stopped; torchrun shards it. Writes result.json, table.md
+    and table.tex."""
+
+    name: tyro.conf.Positional[str]
+    """Which evaluation; an unknown name lists them all."""
+    models: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--model"])] = ()
+    """SOURCE:NAME, as in the other commands; for 'paper' several."""
+    data: str
+    """FORMAT:PATH or FORMAT:PATH#SPLIT, e.g. voc2007:/data, coco:/data/coco#val2017; for 'paper' the
+    folder that holds the data sets."""
+    out: Path
+    """Folder for records and results; made if missing."""
+    train: str | None = None
+    """Training images of a probe, FORMAT:PATH#SPLIT. Default: --data, by cross-validation."""
+    neurons: Path | None = None
+    """A neuron file from `ttreg find`, or a published list; needed by every arm below."""
+    arms: tuple[str, ...] = ("register", "zero", "bias", "random")
+    """Arms besides the intact model."""
+    trained: str | None = None
+    """SOURCE:NAME of a checkpoint with trained registers, as one more arm."""
+    fit: Path | None = None
+    """Images on which the arm 'bias' measures k' and v'; others than those evaluated."""
+    n_draws: int = 20
+    """Draws of each random control."""
+    set: tuple[str, ...] = ()
+    """Fields of the evaluation, KEY=VALUE, e.g. --set 'biases=[0,-0.5]' k=100."""
+    limit: int | None = None
+    """Use at most so many images."""
+    image_size: int | None = None
+    """Another resolution in pixels, where the model can interpolate its position embeddings."""
+    batch_size: int = 16
+    """Images of one forward pass."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
+    seed: int = 0
+    """Of control draws and bootstrap."""
+    force: bool = False
+    """Use neurons that were found on other weights (another hash)."""
+    json: bool = False
+    """Print the result as one JSON document."""
+
+    def run(self) -> int:
+        """Evaluate, write, print."""
+        from ttreg_interp.discovery.distributed import current_shard, torchrun
+
+        with torchrun():
+            result = self._result()
+            if current_shard().number == 0:
+                result.save(self.out)
+                emit(result.to_dict(), self.json, str(result), f"results in {self.out}")
+        return 0
+
+    def _result(self) -> Any:
+        from ttreg_interp.data.open import open_data
+        from ttreg_interp.evaluations.catalogue import evaluation_of, options_of
+        from ttreg_interp.evaluations.run import evaluate
+
+        evaluation = evaluation_of(self.name, options_of(self.set))
+        if len(self.models) != 1:
+            raise DataError(f"Found {len(self.models)} models; `ttreg eval {self.name}` takes one.")
+        model = self._load(self.models[0])
+        data = {"test": open_data(self.data).take(self.limit)}
+        if self.train is not None:
+            data["train"] = open_data(self.train).take(self.limit)
+        total = sum(len(images) for images in data.values())
+        with counting(total, self.name) as progress:
+            return evaluate(
+                evaluation,
+                model,
+                data,
+                self._arms(model),
+                self.out,
+                self.batch_size,
+                self.seed,
+                progress,
+            )
+
+    def _load(self, spec: str) -> Any:
+        import torch
+
+        from ttreg_interp.hooked import load
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return load(spec, image_size=self.image_size, device=device)
+
+    def _arms(self, model: Any) -> dict[str, Any]:
+        """The arms; without neurons only the intact model and another checkpoint."""
+        from ttreg_interp.evaluations.arms import standard_arms
+
+        arms: dict[str, Any] = {}
+        if self.neurons is not None:
+            arms |= standard_arms(
+                model, self._neurons(model), self.arms, self._fit(model), self.n_draws, self.seed
+            )
+        if self.trained is not None:
+            arms["trained registers"] = self._load(self.trained)
+        return arms
+
+    def _neurons(self, model: Any) -> Any:
+        from ttreg_interp.discovery import RegisterNeurons
+
+        found = RegisterNeurons.load(self.neurons or "")
+        found.check_model(model, strict=not self.force)
+        return found
+
+    def _fit(self, model: Any) -> list[Any]:
+        if self.fit is None or "bias" not in self.arms:
+            return []
+        from ttreg_interp.data.images import images
+
+        device, dtype = model.cfg.device, model.cfg.dtype
+        batches = images(self.fit).batches(model.preprocess, self.batch_size)
+        return [batch.pixels.to(device, dtype) for batch in batches]
