@@ -138,7 +138,7 @@ def attacked(
                 read_target=partial(_target, item, how, text, number, real),
             )
         )
-    return Annotated(f"{data.source}, attacked", Attack, tuple(items), data.faults)
+    return Annotated(f"{data.source}, attacked", Attack, tuple(items), data.faults, data.classes)
 
 
 def _written(item: Item[int], how: Typography, text: str, number: int) -> Image.Image:

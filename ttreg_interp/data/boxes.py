@@ -5,6 +5,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from ttreg_interp.data.annotated import Annotated, Fault, Item, Objects, Size
+from ttreg_interp.data.classes import class_target
 from ttreg_interp.data.decode import read_image
 from ttreg_interp.data.images import images
 from ttreg_interp.data.masks import yaml_names
@@ -185,40 +187,78 @@ def yolo(root: Path, split: str = "") -> Annotated[Objects]:
         root: of both folders; `box_classes.yaml` may name the classes.
         split: a folder within both, where there is one.
     """
-    found = images(root / "images" / split)
     items, faults = [], []
-    for name, file in zip(found.names, found.paths, strict=True):
-        note = (root / "boxes" / split / name).with_suffix(".txt")
-        shares, wrong = _yolo_lines(note)
+    for name, file, note in _yolo_files(root, split):
+        objects, wrong = _yolo_lines(note)
         faults += wrong
+        shares = [share for _, share in objects]
         if shares:
             items.append(Item(name, file, partial(read_image, file), partial(_scaled, shares)))
         elif not wrong:
             faults.append(Fault(note, "no object; corloc is undefined there"))
-    names = yaml_names(root / "box_classes.yaml", "names")
-    classes = tuple(names.get(i, f"class {i}") for i in range(max(names, default=-1) + 1))
+    classes = _yolo_classes(root)
     return Annotated(f"yolo:{root}", Objects, tuple(items), tuple(faults), classes).checked()
 
 
-def _yolo_lines(note: Path) -> tuple[list[list[float]], list[Fault]]:
+def presence(root: Path, wanted: str) -> Annotated[int]:
+    """The folder of `yolo`, its images in two classes: without (0) and with (1) an object of a class.
+
+    Args:
+        root: as for `yolo`.
+        wanted: the class, by its name in `box_classes.yaml`.
+
+    Raises:
+        DataError: no class of that name; lists some.
+    """
+    names = _yolo_classes(root)
+    if wanted not in names:
+        raise DataError(f"{root} has no class {wanted!r}. There are {', '.join(names[:8])}, ...")
+    items, faults = [], []
+    for name, file, note in _yolo_files(root, ""):
+        objects, wrong = _yolo_lines(note)
+        faults += wrong
+        if not wrong:
+            has = int(names.index(wanted) in [index for index, _ in objects])
+            items.append(Item(name, file, partial(read_image, file), partial(class_target, has)))
+    classes = (f"no {wanted}", wanted)
+    return Annotated(
+        f"presence:{root}#{wanted}", int, tuple(items), tuple(faults), classes
+    ).checked()
+
+
+def _yolo_files(root: Path, split: str) -> Iterator[tuple[str, Path, Path]]:
+    """Name and file of each image, and its annotation."""
+    found = images(root / "images" / split)
+    for name, file in zip(found.names, found.paths, strict=True):
+        yield name, file, (root / "boxes" / split / name).with_suffix(".txt")
+
+
+def _yolo_classes(root: Path) -> tuple[str, ...]:
+    names = yaml_names(root / "box_classes.yaml", "names")
+    return tuple(names.get(i, f"class {i}") for i in range(max(names, default=-1) + 1))
+
+
+def _yolo_lines(note: Path) -> tuple[list[tuple[int, list[float]]], list[Fault]]:
+    """Class and edges of every object, as shares of the image."""
     try:
         lines = note.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return [], [Fault(note, f"cannot be read: {error}")]
-    shares, faults = [], []
+    objects, faults = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            _, x, y, width, height = (float(word) for word in line.split())
+            index, x, y, width, height = (float(word) for word in line.split())
         except ValueError:
             faults.append(Fault(note, f"{line!r} is not: class x y width height", number))
             continue
         if not (0 < width <= 1 and 0 < height <= 1 and 0 <= x <= 1 and 0 <= y <= 1):
             faults.append(Fault(note, f"{line!r} is no box within the image", number))
         else:
-            shares.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
-    return shares, faults
+            edges = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+            objects.append((int(index), edges))
+    return objects, faults
 
 
 def _scaled(shares: list[list[float]], size: Size) -> Objects:

@@ -99,8 +99,9 @@ def _index(file: Path, wnids: list[str]) -> dict[str, tuple[int, str]]:
 
 
 def _item(name: str, file: Path, index: int) -> Item[int]:
-    return Item(name, file, partial(read_image, file), partial(_class, index))
+    return Item(name, file, partial(read_image, file), partial(class_target, index))
 
 
-def _class(index: int, size: Size) -> int:
+def class_target(index: int, size: Size) -> int:
+    """A class that is known without looking at the image."""
     return index

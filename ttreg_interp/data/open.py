@@ -43,6 +43,7 @@ FORMATS: dict[str, Format] = {
     "coco": Format(_coco, "val2017", "SPLIT/*.jpg, annotations/instances_SPLIT.json"),
     "coco20k": Format(_coco20k, "train2014", "as coco, with coco_20k_filenames.txt"),
     "yolo": Format(boxes.yolo, "", "images/*, boxes/*.txt, box_classes.yaml"),
+    "presence": Format(boxes.presence, "person", "as yolo; #CLASS makes two classes"),
     "masks": Format(masks.semantic_folder, "", "images/*, semantic_masks/*.png"),
     "ade20k": Format(masks.ade20k, "validation", "images/SPLIT/*.jpg, annotations/SPLIT/*.png"),
     "imagenet-s": Format(masks.imagenet_s, "validation", "SPLIT/WNID, SPLIT-segmentation/WNID"),
@@ -53,11 +54,16 @@ FORMATS: dict[str, Format] = {
 """Name -> how it is read."""
 
 
+ATTACKED = "attacked+"
+"""In front of a labelled set: its images with a text written into each."""
+
+
 def open_data(spec: str) -> Annotated[Any]:
     """Open annotated images; nothing is decoded yet.
 
     Args:
-        spec: `FORMAT:PATH` or `FORMAT:PATH#SPLIT`, with a format of `FORMATS`.
+        spec: `FORMAT:PATH` or `FORMAT:PATH#SPLIT`, with a format of `FORMATS`. With `attacked+` in
+            front the name of another class is written into every image of a labelled set.
 
     Returns:
         The images, what is known about each, and what is wrong with the annotations.
@@ -71,6 +77,8 @@ def open_data(spec: str) -> Annotated[Any]:
         ...
         ttreg_interp.errors.DataError: 'voc:photos' names no format ...
     """
+    if spec.startswith(ATTACKED):
+        return attacks.attacked(open_data(spec.removeprefix(ATTACKED)))
     name, colon, rest = spec.partition(":")
     path, _, split = rest.partition("#")
     if not colon or not path or name not in FORMATS:

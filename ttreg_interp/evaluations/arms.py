@@ -1,19 +1,19 @@
 """Arms of an evaluation: interventions, other checkpoints, and draws of a random control."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttreg_interp.errors import DataError
+from ttreg_interp.evaluations.by_area import ByArea, NeuronsOnText, TextErased
 from ttreg_interp.hooked import HookedViT, weights_hash
 from ttreg_interp.interventions import (
     Empty,
     Intervention,
     NeuronSet,
+    NoiseNeurons,
     TestTimeRegister,
     ZeroNeurons,
     mean_attention_bias,
@@ -21,32 +21,22 @@ from ttreg_interp.interventions import (
 from ttreg_interp.metrics.compare import random_controls
 from ttreg_interp.metrics.comparison import INTACT
 
-Pixels = Float[Tensor, "batch channel height width"]
-Areas = Bool[Tensor, "batch grid_height grid_width"]
-
-
-class ByArea(ABC):
-    """An arm that depends on where something stands in each image, such as an attack's text."""
-
-    @abstractmethod
-    def pixels(self, pixels: Pixels, areas: Areas) -> Pixels:
-        """What enters the model; `areas` mark patches."""
-
-    @abstractmethod
-    def intervention(self, areas: Areas) -> Intervention:
-        """What is done to the forward pass of that batch."""
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-
-
 Deed: TypeAlias = Intervention | ByArea
-Arms: TypeAlias = Mapping[str, Deed | HookedViT | Mapping[str, Intervention]]
+Arms: TypeAlias = Mapping[str, Deed | HookedViT | Mapping[str, Deed]]
 """By name: an intervention; another checkpoint (one with trained registers), run as it is; or draws
 of a random control, summed up in one row."""
 
-STANDARD = ("register", "zero", "bias", "random", "random-register")
+STANDARD = (
+    "register",
+    "zero",
+    "noise",
+    "bias",
+    "random",
+    "random-register",
+    "text-move",
+    "text-random",
+    "text-erase",
+)
 """Arms that `standard_arms` knows."""
 
 
@@ -115,7 +105,7 @@ def _runs(model: HookedViT, arms: Arms) -> Iterator[Run]:
 def standard_arms(
     model: HookedViT,
     neurons: Any,
-    names: Sequence[str] = STANDARD,
+    names: Sequence[str] = ("register", "zero", "bias", "random"),
     fit: Iterable[Tensor] = (),
     n_draws: int = 20,
     seed: int = 0,
@@ -129,6 +119,10 @@ def standard_arms(
     | bias | the register neurons are zeroed, k' and v' added (A.2) |
     | random | as many random neurons of the same layers are zeroed, `n_draws` times |
     | random-register | as many random neurons are moved to a register, `n_draws` times |
+    | noise | the register neurons take random values of the same mean and variance |
+    | text-move | the register neurons' activation goes to the patches of a text |
+    | text-random | as many random neurons' activation goes there, `n_draws` times |
+    | text-erase | the pixels of the text become their mean |
 
     Args:
         model: any HookedViT.
@@ -156,23 +150,28 @@ def standard_arms(
     if unknown := [name for name in names if name not in STANDARD]:
         raise DataError(f"No arms {unknown}. There are {', '.join(STANDARD)}; intact always runs.")
     chosen = NeuronSet.of(neurons)
-    register, zero = TestTimeRegister(chosen), ZeroNeurons(chosen)
-    arms: dict[str, Intervention | Mapping[str, Intervention]] = {}
-    for name in names:
-        match name:
-            case "register":
-                arms[name] = register
-            case "zero":
-                arms[name] = zero
-            case "bias":
-                arms[name] = zero + _bias(model, register, fit)
-            case "random":
-                arms[name] = random_controls(chosen, model.cfg.d_mlp, n_draws, seed)
-            case "random-register":
-                arms[name] = random_controls(
-                    chosen, model.cfg.d_mlp, n_draws, seed, make=TestTimeRegister
-                )
-    return arms
+    d_mlp = model.cfg.d_mlp
+    makers: dict[str, Callable[[], Deed | Mapping[str, Deed]]] = {
+        "register": lambda: TestTimeRegister(chosen),
+        "zero": lambda: ZeroNeurons(chosen),
+        "noise": lambda: NoiseNeurons(chosen, seed=seed),
+        "bias": lambda: ZeroNeurons(chosen) + _bias(model, TestTimeRegister(chosen), fit),
+        "random": lambda: random_controls(chosen, d_mlp, n_draws, seed),
+        "random-register": lambda: random_controls(chosen, d_mlp, n_draws, seed, TestTimeRegister),
+        "text-move": lambda: NeuronsOnText(chosen),
+        "text-random": lambda: _text_random(random_controls(chosen, d_mlp, n_draws, seed)),
+        "text-erase": TextErased,
+    }
+    return {name: makers[name]() for name in names}
+
+
+def _text_random(draws: Mapping[str, Intervention]) -> dict[str, Deed]:
+    """The same draws as of the arm 'random', moved instead of zeroed."""
+    return {
+        draw: NeuronsOnText(one.neurons)
+        for draw, one in draws.items()
+        if isinstance(one, ZeroNeurons)
+    }
 
 
 def _bias(model: HookedViT, register: Intervention, fit: Iterable[Tensor]) -> Intervention:

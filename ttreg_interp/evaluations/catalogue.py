@@ -14,6 +14,11 @@ EVALUATIONS = {
     "zero-shot": "classification.ZeroShot",
     "lost": "lost.ObjectDiscovery",
     "attention-segmentation": "maps.AttentionSegmentation",
+    "linear-probe": "probes.LinearProbe",
+    "knn": "probes.NearestNeighbours",
+    "segmentation-probe": "dense.SegmentationProbe",
+    "depth-probe": "dense.DepthProbe",
+    "typographic": "typographic.TypographicAttack",
 }
 """Name -> class."""
 

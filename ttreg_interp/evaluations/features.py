@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttreg_interp.errors import LayoutError
-from ttreg_interp.evaluations.arms import Pixels
+from ttreg_interp.evaluations.by_area import Pixels
 from ttreg_interp.hooked import HookedViT, TokenLayout
 from ttreg_interp.interventions import Intervention
 from ttreg_interp.metrics.arm_runs import ArmRun, ArmRuns, Observed

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
@@ -44,6 +45,14 @@ def id_ranges(text: str) -> list[tuple[int, int]]:
     return ranges
 
 
+def listed(ids: Int[Tensor, "height width"], ranges: str) -> Bool[Tensor, "height width"]:
+    """Where the id is in the ranges."""
+    inside = torch.zeros_like(ids, dtype=torch.bool)
+    for first, last in id_ranges(ranges):
+        inside |= (ids >= first) & (ids <= last)
+    return inside
+
+
 @dataclass(frozen=True)
 class AttentionSegmentation(Evaluation):
     """mIoU, pixel accuracy and mAP of the last layer's [CLS] attention against foreground masks.
@@ -73,9 +82,7 @@ class AttentionSegmentation(Evaluation):
         """See Evaluation; 1 is foreground, 0 background, -1 ignored."""
         ids = nearest(target.ids, model.image_size)
         kept = ids != target.ignore
-        inside = torch.zeros_like(kept)
-        for first, last in id_ranges(self.foreground):
-            inside |= (ids >= first) & (ids <= last)
+        inside = listed(ids, self.foreground)
         return Prepared(fitted(model, image, "resize"), torch.where(kept, inside.long(), -1))
 
     def measure(self, run: Run, pixels: Tensor, targets: list[Any], context: Any) -> Kept:
