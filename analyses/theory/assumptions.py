@@ -13,10 +13,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 
+from analyses._figures import BLUE, PAGE, RED
+from analyses._run import Findings, main
 from analyses.theory import _common as common
+from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.theory.assumptions import Assumptions, Setting, draw
 from ttreg_interp.theory.noop import CLS, NoOpModel
 
@@ -71,7 +73,7 @@ def only_head(model: NoOpModel, head: int) -> NoOpModel:
     return replace(model, attention=replace(model.attention, **maps))
 
 
-def measure(config: Config) -> dict[str, common.Interval]:
+def measure(config: Config) -> dict[str, Interval]:
     """Measured over predicted error at the largest strength, and the exponent of its growth."""
     at = torch.tensor([0.1 * config.strongest, config.strongest], dtype=torch.float64)
     numbers = {}
@@ -83,21 +85,21 @@ def measure(config: Config) -> dict[str, common.Interval]:
         ]
         ratios = [float((m.error(at) / predicted(name)(m, at))[1]) for m in meant]
         growth = [float((m.error(at)[1] / m.error(at)[0]).log10()) for m in meant]
-        numbers[f"{name}_error_over_predicted"] = common.interval(ratios)
-        numbers[f"{name}_growth_exponent"] = common.interval(growth)
+        numbers[f"{name}_error_over_predicted"] = mean_interval(ratios)
+        numbers[f"{name}_growth_exponent"] = mean_interval(growth)
     return numbers
 
 
 def plot(config: Config) -> Figure:
     """One panel an assumption: kept, dropped, predicted."""
-    figure = Figure(figsize=(common.PAGE, 4.6), layout="constrained")
+    figure = Figure(figsize=(PAGE, 4.6), layout="constrained")
     axes = figure.subplots(3, 4, sharex=True, sharey=True).flatten()
     at = common.log_strengths(0.3, config.strongest, 80)
     for axis, name in zip(axes, NAMES, strict=True):
         setting = setting_without(name)
         kept, dropped = draw(replace(setting, assumptions=Assumptions())), draw(setting)
-        axis.loglog(at, kept.error(at), color=common.BLUE, label="kept")
-        axis.loglog(at, dropped.error(at), color=common.RED, label="dropped")
+        axis.loglog(at, kept.error(at), color=BLUE, label="kept")
+        axis.loglog(at, dropped.error(at), color=RED, label="dropped")
         axis.loglog(at, predicted(name)(dropped, at), "k--", lw=0.8, label="predicted")
         axis.set(title=name.replace("_", " "), ylim=(1e-10, 1e5))
     axes[0].legend(loc="lower left")
@@ -106,20 +108,19 @@ def plot(config: Config) -> Figure:
     return figure
 
 
-def main(config: Config) -> None:
+def analyse(config: Config) -> Findings:
     numbers = measure(config)
-    worst = max(abs(numbers[f"{name}_error_over_predicted"].mean - 1) for name in NAMES)
-    growing = [name for name in NAMES if numbers[f"{name}_growth_exponent"].mean > 0.5]
+    worst = max(abs(numbers[f"{name}_error_over_predicted"].estimate - 1) for name in NAMES)
+    growing = [name for name in NAMES if numbers[f"{name}_growth_exponent"].estimate > 0.5]
     words = (
         "Dropping any one of the twelve assumptions breaks the no-op in the predicted way: the mean ratio of measured to "
         f"predicted error at beta = {config.strongest:g} is 1 to within {worst:.1e} in every case ({config.draws} random "
         "models each; intervals in result.json). The error grows in proportion to beta without "
         f"{', '.join(growing)}; without the others it stays at a constant size."
     )
-    with common.style():
-        figure = plot(config)
-    common.save(config.out, config, numbers, words, figure)
+    headline = f"measured over predicted error 1 to within {worst:.1e} in all {len(NAMES)} cases"
+    return Findings(headline, words, numbers, {"figure": plot(config)})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(globals())

@@ -11,16 +11,15 @@ largest patch norm over the median falls from above 10 to below 3 under register
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analyses.theory import _common as common
-from analyses.theory._images import model_and_neurons, pixels_and_labels
+from analyses._bench import BenchConfig
+from analyses._figures import BLUE, PAGE
+from analyses._run import Findings, main
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import (
     AttentionBias,
@@ -36,31 +35,21 @@ from ttreg_interp.metrics.trace import Trace, trace
 from ttreg_interp.theory.attention_bias import AttentionBiasFit, FitOptions, fit_attention_bias
 from ttreg_interp.theory.bias_fit import Method
 
-INTACT = "intact"
+INTACT, MEAN = "intact", "k', v' mean"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(BenchConfig):
     """One model, half of the images to fit on, the other half to compare the arms."""
 
-    out: Path
-    """Folder for result.json, summary.md, the figure and the fits."""
-    model: str = "planted"
-    """A model spec; 'planted' is the planted ViT, whose neurons are known."""
-    neurons: str = ""
-    """Register neurons of another model, LAYER:NEURON separated by commas."""
-    images: str = ""
-    """Folder of images, with a labels.csv for top-1; photographs of scikit-image if absent."""
-    limit: int | None = None
-    """At most so many images."""
+    limit: int = 300
+    """At most so many images, drawn at random."""
     steps: int = 300
     """Adam steps of the trained fit."""
     copies: float = 4.0
     """As how many keys register and mean fit count in two more arms: one sink in place of several."""
     batch_size: int = 8
     """Images of one forward pass."""
-    seed: int = 0
-    """Of the order of the images, the control neurons and the intervals."""
 
 
 def fits(
@@ -174,21 +163,21 @@ def table(config: Config, found: Mapping[str, Mapping[str, Tensor]]) -> str:
 def plot(found: Mapping[str, Mapping[str, Tensor]], seed: int) -> Figure:
     """Every column, arm by arm."""
     names = list(found[INTACT])
-    figure = Figure(figsize=(common.PAGE, 0.22 * len(found) + 0.6), layout="constrained")
+    figure = Figure(figsize=(PAGE, 0.22 * len(found) + 0.6), layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         for place, values in enumerate(found.values()):
             mean = mean_interval(values[name], seed)
-            axis.plot([mean.low, mean.high], [place, place], color=common.BLUE)
-            axis.plot(mean.estimate, place, "o", ms=3, color=common.BLUE)
+            axis.plot([mean.low, mean.high], [place, place], color=BLUE)
+            axis.plot(mean.estimate, place, "o", ms=3, color=BLUE)
         axis.set(title=name, yticks=range(len(found)), yticklabels=list(found))
     axes[0].invert_yaxis()
     return figure
 
 
-def main(config: Config) -> None:
-    model, neurons = model_and_neurons(config.model, config.neurons)
-    pixels, labels = pixels_and_labels(model, config.images, config.limit, config.seed)
+def analyse(config: Config) -> Findings:
+    bench = config.bench
+    model, neurons, pixels, labels = bench.model, bench.neurons, bench.pixels, bench.labels
     half = len(pixels) // 2
     fitted = fits(config, model, neurons, pixels[:half], pixels[half:])
     for name, fit in fitted.items():
@@ -206,13 +195,16 @@ def main(config: Config) -> None:
         f"to one patch in the last layer, mean over heads.\n\n{table(config, found)}"
     )
     numbers = {
-        arm: {name: mean_interval(v, config.seed).to_dict() for name, v in values.items()}
+        arm: {name: mean_interval(v, config.seed) for name, v in values.items()}
         for arm, values in found.items()
     }
-    with common.style():
-        figure = plot(found, config.seed)
-    common.save(config.out, config, numbers, words, figure)
+    change = {arm: each["change of the output"] for arm, each in numbers.items()}
+    headline = (
+        f"change of the output: zeroed {change['zeroed']}, register {change['test-time register']}, "
+        f"k', v' mean {change[MEAN]}"
+    )
+    return Findings(headline, words, numbers, {"figure": plot(found, config.seed)}, bench.facts)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(globals())

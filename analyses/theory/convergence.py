@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses._figures import BLUE, GREEN, ORANGE, PAGE, RED
+from analyses._run import Findings, main
 from analyses.theory import _common as common
+from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.theory.assumptions import Setting, draw
 from ttreg_interp.theory.noop import REGISTER, Neuron, NoOpModel
 from ttreg_interp.theory.propositions import key_value
@@ -43,9 +45,7 @@ def slope_over_rate(model: NoOpModel, neuron: Neuron = "intact") -> float:
     return common.log_slope(model.error(at, neuron), at) / -float(rate)
 
 
-def measure(
-    config: Config, models: dict[str, list[NoOpModel]]
-) -> dict[str, common.Interval | float]:
+def measure(config: Config, models: dict[str, list[NoOpModel]]) -> dict[str, Interval | float]:
     """Slopes, the zeroed neuron's share of the rate, and the growth of the float32 floor."""
     token, gain = models["token"], models["gain"]
     past = [float(m.onset() + 14 / m.rate()) for m in gain]
@@ -55,16 +55,16 @@ def measure(
         for s in range(config.draws)
     ]
     return {
-        "token_slope_over_minus_c": common.interval([slope_over_rate(m) for m in token]),
-        "token_zeroed_slope_over_minus_c": common.interval([slope_over_rate(m, "zeroed") for m in token]),
+        "token_slope_over_minus_c": mean_interval([slope_over_rate(m) for m in token]),
+        "token_zeroed_slope_over_minus_c": mean_interval([slope_over_rate(m, "zeroed") for m in token]),
         "token_zeroed_rate_over_intact_rate": float(token[0].rate("zeroed") / token[0].rate()),
-        "gain_slope_over_minus_c": common.interval([slope_over_rate(m) for m in gain]),
-        "gain_register_slope_over_minus_c": common.interval([slope_over_rate(m, "register") for m in gain]),
-        "gain_log10_zeroed_over_intact_error": common.interval(
+        "gain_slope_over_minus_c": mean_interval([slope_over_rate(m) for m in gain]),
+        "gain_register_slope_over_minus_c": mean_interval([slope_over_rate(m, "register") for m in gain]),
+        "gain_log10_zeroed_over_intact_error": mean_interval(
             [float((m.error(torch.tensor([t]), "zeroed") / m.error(torch.tensor([t]))).log10())
              for m, t in zip(gain, past, strict=True)]
         ),
-        "float32_floor_growth_exponent": common.interval([float((e[1] / e[0]).log10() / 3) for e in floors]),
+        "float32_floor_growth_exponent": mean_interval([float((e[1] / e[0]).log10() / 3) for e in floors]),
     }  # fmt: skip
 
 
@@ -77,15 +77,15 @@ def setting(config: Config, form: str) -> Setting:
 
 def plot(config: Config, models: dict[str, list[NoOpModel]]) -> Figure:
     """One model of each form, and the floors of the two precisions."""
-    figure = Figure(figsize=(common.PAGE, 2.2), layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.2), layout="constrained")
     axes = figure.subplots(1, 3)
     token, gain = models["token"][0], models["gain"][0]
     plot_token(axes[0], token)
     plot_gain(axes[1], gain)
     strength = common.log_strengths(1, 1e6, 60)
     single = draw(setting(config, "token"), dtype=torch.float32).error(strength)
-    axes[2].loglog(strength, single, color=common.ORANGE, label="float32")
-    axes[2].loglog(strength, token.error(strength), color=common.BLUE, label="float64")
+    axes[2].loglog(strength, single, color=ORANGE, label="float32")
+    axes[2].loglog(strength, token.error(strength), color=BLUE, label="float64")
     for dtype in (torch.float32, torch.float64):
         bound = torch.finfo(dtype).eps * strength
         axes[2].loglog(strength, bound, "k:", lw=0.8)
@@ -99,7 +99,7 @@ def plot(config: Config, models: dict[str, list[NoOpModel]]) -> Figure:
 def plot_token(axis: Axes, model: NoOpModel) -> None:
     """Intact and zeroed, with the prediction."""
     strength = torch.linspace(0.5, 60, 120, dtype=torch.float64)
-    arms: tuple[tuple[Neuron, str], ...] = (("intact", common.BLUE), ("zeroed", common.RED))
+    arms: tuple[tuple[Neuron, str], ...] = (("intact", BLUE), ("zeroed", RED))
     for neuron, color in arms:
         axis.semilogy(
             strength, model.error(strength, neuron), color=color, label=f"neuron {neuron}"
@@ -117,21 +117,21 @@ def plot_gain(axis: Axes, model: NoOpModel) -> None:
     axis.semilogy(
         strength,
         model.error(strength, "register"),
-        color=common.GREEN,
+        color=GREEN,
         lw=3.5,
         alpha=0.6,
         label="register",
     )
-    axis.semilogy(strength, model.error(strength), color=common.BLUE, lw=1.6, label="outlier")
+    axis.semilogy(strength, model.error(strength), color=BLUE, lw=1.6, label="outlier")
     axis.semilogy(
-        strength, model.error(strength, "zeroed", bias), "--", color=common.ORANGE, label="$k', v'$"
+        strength, model.error(strength, "zeroed", bias), "--", color=ORANGE, label="$k', v'$"
     )
-    axis.semilogy(strength, model.error(strength, "zeroed"), color=common.RED, label="zeroed")
+    axis.semilogy(strength, model.error(strength, "zeroed"), color=RED, label="zeroed")
     axis.semilogy(strength, model.leading_error(strength), "k--", lw=0.7)
     axis.set(title="(b) gain form", xlabel=r"gain $\|u_2\|$", ylim=(1e-15, 30))
 
 
-def main(config: Config) -> None:
+def analyse(config: Config) -> Findings:
     models = {
         form: [draw(setting(config, form), seed=s) for s in range(config.draws)]
         for form in ("token", "gain")
@@ -146,10 +146,9 @@ def main(config: Config) -> None:
         f"error is larger by a factor whose log10 is {numbers['gain_log10_zeroed_over_intact_error']}. In float32 the "
         f"error has a floor that grows as beta to the power {numbers['float32_floor_growth_exponent']}."
     )
-    with common.style():
-        figure = plot(config, models)
-    common.save(config.out, config, numbers, words, figure)
+    headline = f"slope over -c: token {numbers['token_slope_over_minus_c']}, gain {numbers['gain_slope_over_minus_c']}"
+    return Findings(headline, words, numbers, {"figure": plot(config, models)})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(globals())

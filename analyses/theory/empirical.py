@@ -12,17 +12,16 @@ heads and switch them off by more than 0.8, and an empty token with the neurons 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import tyro
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from analyses.theory import _common as common
-from analyses.theory._images import model_and_neurons, pixels_and_labels
+from analyses._bench import BenchConfig
+from analyses._figures import BLUE, GREEN, PAGE, RED
+from analyses._run import Findings, main
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import (
     Empty,
@@ -36,32 +35,22 @@ from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.theory.noop_table import NoOpTable
 from ttreg_interp.theory.sinks import noop_measures
 
-COLORS = {"outlier": common.BLUE, "register": common.GREEN, "control: empty token": common.RED}
+COLORS = {"outlier": BLUE, "register": GREEN, "control: empty token": RED}
 MEASURES = ("attention", "value_ratio", "cosine", "mlp_gain", "no_op")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(BenchConfig):
     """One model and its register neurons."""
 
-    out: Path
-    """Folder for result.json, summary.md and the figure."""
-    model: str = "planted"
-    """A model spec; 'planted' is the planted ViT, whose neurons are known."""
-    neurons: str = ""
-    """Register neurons of another model, LAYER:NEURON separated by commas."""
-    images: str = ""
-    """Folder of images; photographs of scikit-image if absent."""
     limit: int = 32
-    """At most so many images."""
+    """At most so many images, drawn at random."""
     ratio: float = 4.0
     """A patch is an outlier if its norm exceeds this many medians."""
     removal: bool = True
     """Also measure the output without each layer's attention: most of the time."""
     batch_size: int = 8
     """Images of one forward pass."""
-    seed: int = 0
-    """Of the order of the images, the control neurons and the intervals."""
 
 
 @torch.no_grad()
@@ -148,7 +137,7 @@ def by_layer(table: NoOpTable, name: str) -> list[float]:
 def plot(found: Mapping[str, NoOpTable]) -> Figure:
     """Every measure by layer, sink by sink."""
     removed = any(table.layers for table in found.values())
-    figure = Figure(figsize=(common.PAGE, 1.8), layout="constrained")
+    figure = Figure(figsize=(PAGE, 1.8), layout="constrained")
     axes = figure.subplots(1, len(MEASURES) + removed)
     for name, table in found.items():
         for axis, measure in zip(axes, MEASURES, strict=False):
@@ -162,9 +151,9 @@ def plot(found: Mapping[str, NoOpTable]) -> Figure:
     return figure
 
 
-def main(config: Config) -> None:
-    model, neurons = model_and_neurons(config.model, config.neurons)
-    pixels, _ = pixels_and_labels(model, config.images, config.limit, config.seed)
+def analyse(config: Config) -> Findings:
+    bench = config.bench
+    model, neurons, pixels = bench.model, bench.neurons, bench.pixels
     cosines, threshold = aligned(config, model, neurons, pixels)
     found = tables(config, model, neurons, pixels, threshold)
     behind = neurons.layers[-1][0] + 1
@@ -187,14 +176,15 @@ def main(config: Config) -> None:
         *(f"## {name}\n\n{table.to_markdown()}" for name, table in found.items()),
     ]  # fmt: skip
     numbers = {
-        "cosine": {name: value.to_dict() for name, value in cosines.items()},
+        "cosine": cosines,
         "later_layers": late,
         "tables": {name: table.to_dict() for name, table in found.items()},
     }
-    with common.style():
-        figure = plot(found)
-    common.save(config.out, config, numbers, "\n\n".join(lines), figure)
+    attention = {name: f"{each['attention']:.3f}" for name, each in late.items()}
+    headline = f"attention on the sink, later layers: {attention}; cosine of outliers {cosines['outliers']}"
+    figures = {"figure": plot(found)}
+    return Findings(headline, "\n\n".join(lines), numbers, figures, bench.facts)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(globals())

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses._figures import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, RED
+from analyses._run import Findings, main
 from analyses.theory import _common as common
+from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.theory.noop import CLS, Neuron, NoOpModel
 from ttreg_interp.theory.noop_norm import (
     NormSetting,
@@ -70,7 +72,7 @@ def register_slope_over_rate(setting: NormSetting, seed: int) -> float:
     return common.log_slope(torch.cat(errors), gains) / -rate
 
 
-def measure(config: Config) -> dict[str, common.Interval]:
+def measure(config: Config) -> dict[str, Interval]:
     """Sink weight of identity maps, rates, and what is left without one of the two needs."""
     base = NormSetting(norm=config.norm, tokens=config.tokens)
     at = torch.tensor([1e5, 1e6], dtype=torch.float64)
@@ -81,18 +83,18 @@ def measure(config: Config) -> dict[str, common.Interval]:
     undrained = models(key_gain=LARGE, drain=0.0)
     leaning = models(**IDENTITY, alignment=2.0)
     return {
-        "identity_attention_on_the_sink": common.interval(
+        "identity_attention_on_the_sink": mean_interval(
             [float(m.run(at).pattern[1, 0, CLS, -1]) for m in leaning]
         ),
-        "no_key_gain_error": common.interval([float(m.error(at)[1]) for m in models(**IDENTITY)]),
-        "gain_and_drain_decades_per_decade": common.interval(
+        "no_key_gain_error": mean_interval([float(m.error(at)[1]) for m in models(**IDENTITY)]),
+        "gain_and_drain_decades_per_decade": mean_interval(
             [decades(m.error(at)) for m in models(key_gain=LARGE)]
         ),
-        "no_drain_error": common.interval([float(m.error(at)[1]) for m in undrained]),
-        "no_drain_at_clean_scales_decades_per_decade": common.interval(
+        "no_drain_error": mean_interval([float(m.error(at)[1]) for m in undrained]),
+        "no_drain_at_clean_scales_decades_per_decade": mean_interval(
             [decades(error_at_clean_scales(m, at)) for m in undrained]
         ),
-        "register_slope_over_minus_c": common.interval(
+        "register_slope_over_minus_c": mean_interval(
             [
                 register_slope_over_rate(replace(base, alignment=0.0), seed)
                 for seed in range(config.draws)
@@ -103,7 +105,7 @@ def measure(config: Config) -> dict[str, common.Interval]:
 
 def plot(config: Config) -> Figure:
     """Attention on the sink, errors over the outlier norm, and the register's error over the key gain."""
-    figure = Figure(figsize=(common.PAGE, 2.2), layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.2), layout="constrained")
     base = NormSetting(norm=config.norm, tokens=config.tokens)
     axes = figure.subplots(1, 3)
     plot_attention(axes[0], base)
@@ -118,7 +120,7 @@ def plot(config: Config) -> Figure:
 def plot_attention(axis: Axes, base: NormSetting) -> None:
     """More outlier norm does not help; more key gain does."""
     at = common.log_strengths(1, 1e4, 60)
-    gains = ((0.0, common.GREY), (3.0, common.ORANGE), (6.0, common.GREEN), (12.0, common.BLUE))
+    gains = ((0.0, GREY), (3.0, ORANGE), (6.0, GREEN), (12.0, BLUE))
     for gain, color in gains:
         bias = base.query_bias if gain else 0.0
         model = draw_normed(replace(base, key_gain=gain, query_bias=bias))
@@ -134,10 +136,10 @@ def plot_errors(axis: Axes, base: NormSetting) -> None:
     both = draw_normed(replace(base, key_gain=LARGE))
     undrained = draw_normed(replace(base, key_gain=LARGE, drain=0.0))
     curves = (
-        ("drain only", draw_normed(replace(base, **IDENTITY)).error(at), common.GREY, "-"),
-        ("key gain only", undrained.error(at), common.RED, "--"),
-        ("same, clean scales", error_at_clean_scales(undrained, at), common.ORANGE, "-"),
-        ("both", both.error(at), common.BLUE, "-"),
+        ("drain only", draw_normed(replace(base, **IDENTITY)).error(at), GREY, "-"),
+        ("key gain only", undrained.error(at), RED, "--"),
+        ("same, clean scales", error_at_clean_scales(undrained, at), ORANGE, "-"),
+        ("both", both.error(at), BLUE, "-"),
         (r"predicted $\propto 1/\|u_2\|$", both.saturated_error(at), "k", "--"),
     )
     for label, error, color, line in curves:
@@ -154,9 +156,9 @@ def plot_key_gain(axis: Axes, base: NormSetting) -> None:
     gains = torch.linspace(0.5, 40, 60).tolist()
     models = [draw_normed(replace(base, key_gain=gain)) for gain in gains]
     arms: tuple[tuple[Neuron, float, str], ...] = (
-        ("register", 1.0, common.GREEN),
-        ("intact", 1e3, common.BLUE),
-        ("intact", 1e6, common.PURPLE),
+        ("register", 1.0, GREEN),
+        ("intact", 1e3, BLUE),
+        ("intact", 1e6, PURPLE),
     )
     for neuron, strength, color in arms:
         at = torch.tensor([strength], dtype=torch.float64)
@@ -177,7 +179,7 @@ def plot_key_gain(axis: Axes, base: NormSetting) -> None:
     axis.set(title="(c) error over the key gain", xlabel=r"key gain $\kappa$")
 
 
-def main(config: Config) -> None:
+def analyse(config: Config) -> Findings:
     numbers = measure(config)
     words = (
         f"Under {config.norm} norm an outlier alone makes no sink: with identity Q and K, even if every token leans "
@@ -191,10 +193,9 @@ def main(config: Config) -> None:
         f"and falls exponentially in the key gain, slope over -c {numbers['register_slope_over_minus_c']}. "
         f"Intervals: 95 %, {config.draws} random models."
     )
-    with common.style():
-        figure = plot(config)
-    common.save(config.out, config, numbers, words, figure)
+    headline = f"with both needs {numbers['gain_and_drain_decades_per_decade']} decades per decade; register's slope over -c {numbers['register_slope_over_minus_c']}"
+    return Findings(headline, words, numbers, {"figure": plot(config)})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(globals())

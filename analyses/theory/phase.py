@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from analyses._figures import PAGE, RED
+from analyses._run import Findings, main
 from analyses.theory import _common as common
+from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.theory.assumptions import Assumptions, Setting, draw
 from ttreg_interp.theory.noop import CLS, Form, NoOpModel
 
@@ -77,9 +79,7 @@ def scan(config: Config, form: Form, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def measure(
-    config: Config, scans: dict[str, list[dict[str, torch.Tensor]]]
-) -> dict[str, common.Interval]:
+def measure(config: Config, scans: dict[str, list[dict[str, torch.Tensor]]]) -> dict[str, Interval]:
     """How well the onset tells where the sink rules, and what is left at negative alignment."""
     numbers = {}
     for form, draws in scans.items():
@@ -89,15 +89,15 @@ def measure(
             agree.append(float(((one["held"] > 0.5) == predicted).double().mean()))
             left.append(float(one["error"][: config.levels, -1].median()))
             angles.append(float(one["angle"][one["error"][:, -1] < 1e-3].max()))
-        numbers[f"{form}_cells_where_onset_predicts_the_sink"] = common.interval(agree)
-        numbers[f"{form}_relative_error_at_negative_alignment"] = common.interval(left)
-        numbers[f"{form}_largest_angle_with_a_noop"] = common.interval(angles)
+        numbers[f"{form}_cells_where_onset_predicts_the_sink"] = mean_interval(agree)
+        numbers[f"{form}_relative_error_at_negative_alignment"] = mean_interval(left)
+        numbers[f"{form}_largest_angle_with_a_noop"] = mean_interval(angles)
     return numbers
 
 
 def plot(config: Config, scans: dict[str, list[dict[str, torch.Tensor]]]) -> Figure:
     """Median relative error over the draws, with the predicted onset."""
-    figure = Figure(figsize=(common.PAGE, 2.4), layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     xlabels = {"token": r"strength $\beta$", "gain": r"gain $\|u_2\|$"}
     for axis, form in zip(axes, FORMS, strict=True):
@@ -110,7 +110,7 @@ def plot(config: Config, scans: dict[str, list[dict[str, torch.Tensor]]]) -> Fig
             onset[seen],
             torch.tensor(config.alignments)[seen],
             "--",
-            color=common.RED,
+            color=RED,
             lw=1.2,
             label="predicted onset",
         )
@@ -130,7 +130,7 @@ def plot(config: Config, scans: dict[str, list[dict[str, torch.Tensor]]]) -> Fig
     return figure
 
 
-def main(config: Config) -> None:
+def analyse(config: Config) -> Findings:
     scans = {form: [scan(config, form, seed) for seed in range(config.draws)] for form in FORMS}
     numbers = measure(config, scans)
     words = (
@@ -143,10 +143,9 @@ def main(config: Config) -> None:
         f"strength helps: the relative error is still {numbers['token_relative_error_at_negative_alignment']} and "
         f"{numbers['gain_relative_error_at_negative_alignment']}. Intervals: 95 %, {config.draws} random models."
     )
-    with common.style():
-        figure = plot(config, scans)
-    common.save(config.out, config, numbers, words, figure)
+    headline = f"onset tells the sink in {numbers['token_cells_where_onset_predicts_the_sink']} of the cells (token), {numbers['gain_cells_where_onset_predicts_the_sink']} (gain)"
+    return Findings(headline, words, numbers, {"figure": plot(config, scans)})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(globals())

@@ -14,20 +14,23 @@ def scripts():
     """The two scripts, on a planted ViT that is small enough to wait for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
+        from analyses import _bench
         from analyses.theory import bias_table, empirical
         from ttreg_interp.hooked import HookedViT
-        from ttreg_interp.interventions import NeuronSet
         from ttreg_interp.testbed import planted_vit
 
         vit = planted_vit(image_size=96, depth=6)
-        small = (HookedViT.wrap(vit.module), NeuronSet.of(vit.truth))
-        for module in (bias_table, empirical):
-            patch.setattr(module, "model_and_neurons", lambda spec, neurons: small)
+        patch.setattr(_bench, "load", lambda spec, image_size: HookedViT.wrap(vit.module))
+        patch.setattr(_bench, "_planted", lambda spec, image_size: vit)
+        _bench.shared_bench.cache_clear()
         yield {"bias_table": bias_table, "empirical": empirical}
+        _bench.shared_bench.cache_clear()
 
 
 def result(module, out, **config):
-    module.main(replace(module.Config(out=out), **config))
+    from analyses._run import run
+
+    run(module, replace(module.Config(out=out), **config))
     return json.loads((out / "result.json").read_text())["numbers"]
 
 

@@ -1,0 +1,81 @@
+"""What [CLS] takes from which tokens in one attention layer: an exact sum of parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analyses._bench import Bench
+from ttreg_interp.errors import UnsupportedModelError
+from ttreg_interp.interventions import Intervention
+
+SELF, REGISTERS, OUTLIERS, PATCHES = "[CLS] itself", "registers", "outlier patches", "other patches"
+
+
+@dataclass(frozen=True)
+class ClsParts:
+    """[CLS] in one block: what comes in, what attention adds from each group of tokens."""
+
+    parts: Mapping[str, Float[Tensor, "image d_model"]]
+    """Group -> sum over its tokens and all heads of pattern x value x W_O. Not renormalised."""
+    attention: Mapping[str, Float[Tensor, " image"]]
+    """Group -> its share of the attention of [CLS], mean over heads."""
+    full: Float[Tensor, "image d_model"]
+    """Output of attention: the sum of all parts and the bias."""
+    skip: Float[Tensor, "image d_model"]
+    """[CLS] as it enters the block."""
+    final: Float[Tensor, "image d_model"]
+    """[CLS] after the last block, before the final norm."""
+
+
+def groups(bench: Bench, arm: Intervention) -> dict[str, Bool[Tensor, "image token"]]:
+    """Tokens by kind; outliers are those of the intact model at the same places, in every arm."""
+    layout = bench.layout(arm)
+    chosen = {
+        name: torch.zeros(len(bench.pixels), layout.n_tokens, dtype=torch.bool)
+        for name in (SELF, REGISTERS, OUTLIERS, PATCHES)
+    }
+    chosen[SELF][:, layout.cls] = True
+    chosen[REGISTERS][:, layout.n_cls : layout.patches.start] = True
+    chosen[OUTLIERS][:, layout.patches] = bench.is_outlier
+    chosen[PATCHES][:, layout.patches] = ~bench.is_outlier
+    return chosen
+
+
+def cls_parts(bench: Bench, arm: Intervention, layer: int) -> ClsParts:
+    """The parts of [CLS] in a block, for all images.
+
+    Raises:
+        UnsupportedModelError: no [CLS], or attention whose output is no sum over tokens (a gate or
+            a norm behind the values).
+    """
+    if not bench.layout().n_cls:
+        raise UnsupportedModelError(f"{bench.model.cfg.model_name} has no [CLS] to take apart.")
+    path = f"blocks.{layer}"
+    found = bench.collect(
+        {
+            "pattern": (f"{path}.attn.hook_pattern", lambda pattern: pattern[:, :, 0]),
+            "value": (f"{path}.attn.hook_v", lambda value: value),
+            "full": (f"{path}.hook_attn_out", lambda out: out[:, 0]),
+            "skip": (f"{path}.hook_resid_pre", lambda resid: resid[:, 0]),
+            "final": (f"blocks.{bench.last}.hook_resid_post", lambda resid: resid[:, 0]),
+        },
+        arm,
+    )
+    attn = bench.model.blocks[layer].attn
+    weight = attn.W_O.detach().float()
+    parts, attention = {}, {}
+    for name, chosen in groups(bench, arm).items():
+        pattern = found["pattern"] * chosen[:, None]
+        mixed = torch.einsum("bhk,bkhd->bhd", pattern, found["value"])
+        parts[name] = torch.einsum("bhd,hdm->bm", mixed, weight)
+        attention[name] = pattern.sum(dim=2).mean(dim=1)
+    missing = sum(parts.values()) + attn.b_O.detach().float() - found["full"]
+    if missing.norm() > 1e-3 * found["full"].norm():
+        raise UnsupportedModelError(
+            f"Block {layer} of {bench.model.cfg.model_name}: attention is no plain sum over tokens "
+            f"(parts miss {missing.norm() / found['full'].norm():.1%}); these measures do not apply."
+        )
+    return ClsParts(parts, attention, found["full"], found["skip"], found["final"])
