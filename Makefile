@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export WANDB_MODE ?= disabled
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test docs notebooks setup lint clean
 
 demo: setup
 	$(BIN)/ttreg demo --out demo_out
@@ -17,7 +17,18 @@ test: setup
 	$(BIN)/pyright
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
+docs: .venv/.docs
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+# Runs the sources in notebooks/ and writes the notebooks with their outputs.
+notebooks: .venv/.docs
+	$(BIN)/python notebooks/build.py
+
 setup: .venv/.ready
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --group docs
+	touch .venv/.docs
 
 # Made anew when the dependencies change.
 .venv/.ready: pyproject.toml
