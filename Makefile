@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export WANDB_MODE ?= disabled
 
-.PHONY: demo test docs notebooks setup lint clean
+.PHONY: demo test bench docs notebooks setup lint clean
 
 demo: setup
 	$(BIN)/ttreg demo --out demo_out
@@ -16,6 +16,11 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest -q -n 2 --dist loadfile
+
+# glibc would otherwise hand every large tensor back to the system: page faults, not kernels.
+bench: setup
+	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 \
+	$(BIN)/python -m benchmarks.run
 
 docs: .venv/.docs
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html

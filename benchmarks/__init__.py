@@ -1,0 +1,1 @@
+"""What interpretability costs, against the plain model: `make bench`."""
