@@ -6,10 +6,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export WANDB_MODE ?= disabled
 
-.PHONY: demo test bench docs notebooks setup lint clean
+.PHONY: analyses demo test bench docs notebooks setup lint clean
 
 demo: setup
 	$(BIN)/ttreg demo --out demo_out
+
+# Every analysis of the paper on the embedded model, and one page of them: runs/analyses/index.html.
+analyses: setup
+	$(BIN)/python -m analyses paper --out runs/analyses
 
 test: setup
 	$(BIN)/ruff format --check .
@@ -48,4 +52,4 @@ lint: setup
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv demo_out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo_out runs/analyses .pytest_cache .ruff_cache .hypothesis

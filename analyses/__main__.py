@@ -18,7 +18,7 @@ class All:
 
     room: tyro.conf.Positional[str] = "paper"
     """Folder under analyses/."""
-    out: Path = Path("analyses_out")
+    out: Path = Path("runs/analyses")
     """Folder for a folder each, and for index.html."""
     model: str = "testbed:planted"
     """A model spec."""
