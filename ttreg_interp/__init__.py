@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         find_register_neurons,
     )
     from ttreg_interp.errors import TTRegError
-    from ttreg_interp.hooked import HookedViT, TokenLayout, load, verify
+    from ttreg_interp.hooked import HookedLM, HookedViT, TextLayout, TokenLayout, load, verify
     from ttreg_interp.interventions import (
         Empty,
         ExtraTokens,
@@ -40,7 +40,9 @@ _HOME = {
     "load": "hooked",
     "verify": "hooked",
     "HookedViT": "hooked",
+    "HookedLM": "hooked",
     "TokenLayout": "hooked",
+    "TextLayout": "hooked",
     # what may be done to a forward pass
     "Intervention": "interventions",
     "Empty": "interventions",

@@ -42,7 +42,8 @@ class HookedNorm(nn.Module):
     @property
     def w(self) -> Tensor | None:
         """Gain, [d_model]."""
-        return self.norm.weight
+        weight = self.norm.weight
+        return weight + 1 if type(self.norm).__name__ in _GAINS_FROM_ONE else weight
 
     @property
     def b(self) -> Tensor | None:
@@ -62,6 +63,10 @@ class HookedNorm(nn.Module):
         if self.w is not None:
             normalized = normalized * self.w
         return normalized if self.b is None else normalized + self.b
+
+
+_GAINS_FROM_ONE = ("GemmaRMSNorm",)
+"""Norms whose stored weight is the gain minus one."""
 
 
 def _is_rms_norm(norm: nn.Module) -> bool:
@@ -111,10 +116,12 @@ class HookedAttention(nn.Module):
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""
-        mask = None
-        if self.hook_mask.has_hooks():
-            mask = self.hook_mask(q.new_zeros(1, 1, q.shape[2], k.shape[2]))
-        if not (self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()):
+        spelled_out = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
+        if not (spelled_out or self.hook_mask.has_hooks()) and q.shape[2] == k.shape[2]:
+            causal, scale = self.parts.causal, self.parts.scale
+            return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        mask = self._mask(q, k)
+        if not spelled_out:
             if mask is not None:  # the fused kernels want all rows spelled out
                 mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
             return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.parts.scale)
@@ -122,6 +129,17 @@ class HookedAttention(nn.Module):
         if mask is not None:
             scores = scores + mask
         return self.hook_pattern(self.hook_attn_scores(scores).softmax(dim=-1)) @ v
+
+    def _mask(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """What is added to the scores, [batch | 1, head | 1, query, key]; None for nothing."""
+        if not (self.parts.causal or self.hook_mask.has_hooks()):
+            return None
+        mask = q.new_zeros(1, 1, q.shape[2], k.shape[2])
+        if self.parts.causal:  # keys in front of the tokens (an attention bias) are seen by all
+            in_front = k.shape[2] - q.shape[2]
+            later = torch.ones_like(mask, dtype=torch.bool).triu(1 + in_front)
+            mask = mask.masked_fill(later, float("-inf"))
+        return self.hook_mask(mask)
 
     def _gated(self, z: Tensor, x: Tensor) -> Tensor:
         """`z` after an inner norm and a gate, where the family has them."""
@@ -282,10 +300,14 @@ def _bias_or_zeros(linear: tuple[Tensor, Tensor | None]) -> Tensor:
 
 
 class HookedBlock(nn.Module):
-    """resid_mid = resid_pre + attn(ln1(resid_pre));  resid_post = resid_mid + mlp(ln2(resid_mid))."""
+    """resid_mid = resid_pre + attn(ln1(resid_pre));  resid_post = resid_mid + mlp(ln2(resid_mid)).
+
+    In a parallel block the MLP reads ln2(resid_pre).
+    """
 
     def __init__(self, parts: BlockParts):
         super().__init__()
+        self.parallel = parts.parallel
         self.hook_resid_pre = HookPoint()
         self.ln1 = HookedNorm(parts.ln1)
         self.attn = HookedAttention(parts.attn)
@@ -303,5 +325,6 @@ class HookedBlock(nn.Module):
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), positions))
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        read = resid_pre if self.parallel else resid_mid
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(read)))
         return self.hook_resid_post(resid_mid + mlp_out)

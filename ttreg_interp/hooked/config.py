@@ -40,4 +40,14 @@ class HookedViTConfig:
     attn_only: bool = False
     """Never: every block has an MLP."""
     is_visual_model: bool = True
-    """Always: language models come by TransformerLens' bridge."""
+    """Whether it reads images."""
+
+
+@dataclass(frozen=True)
+class HookedLMConfig(HookedViTConfig):
+    """The same of a language model: `n_ctx` is its longest text, `d_vocab` its vocabulary."""
+
+    is_visual_model: bool = False
+    """It reads texts."""
+    parallel_attn_mlp: bool = False
+    """Whether the MLP stands beside attention."""

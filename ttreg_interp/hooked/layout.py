@@ -1,6 +1,7 @@
 """Which rows of the token axis are which."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -23,6 +24,9 @@ class TokenLayout:
         >>> layout.with_test_time_registers(1).patches
         slice(6, 12, None)
     """
+
+    causal: ClassVar[bool] = False
+    """Every token sees all others."""
 
     n_cls: int
     """Class rows: 0, 1, or 2 where a distillation token stands beside [CLS]."""
@@ -78,6 +82,31 @@ class TokenLayout:
     def patches(self) -> slice:
         """The patch rows, in raster order."""
         return slice(self.n_prefix + self.n_test_time_registers, self.n_tokens)
+
+    def part(self, name: str) -> slice:
+        """Rows of a part by its name; none where an image has no such part."""
+        parts = {
+            "cls": self.cls,
+            "trained_registers": self.trained_registers,
+            "test_time_registers": self.test_time_registers,
+            "patches": self.patches,
+        }
+        return parts.get(name, slice(0, 0))
+
+    def describe(self) -> str:
+        """Its parts and how many rows they have, in words."""
+        return (
+            f"{self.n_cls} [CLS], {self.n_trained_registers} trained registers, "
+            f"{self.n_test_time_registers} test-time registers, {self.n_patches} patches"
+        )
+
+    def with_counts(self, n_patches: int, n_registers: int) -> "TokenLayout":
+        """The layout of a run with other numbers of patches and test-time registers.
+
+        The grid is one row if the number of patches is not this layout's.
+        """
+        grid = {} if n_patches == self.n_patches else {"height": 1, "width": n_patches}
+        return replace(self, n_test_time_registers=n_registers, **grid)
 
     def with_test_time_registers(self, n_registers: int) -> "TokenLayout":
         """The same layout with `n_registers` test-time registers in place of the present ones."""

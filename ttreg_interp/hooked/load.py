@@ -3,14 +3,21 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ttreg_interp.errors import ArtifactError, ContractError, UnsupportedModelError
+from ttreg_interp.hooked.language import HookedLM
 from ttreg_interp.hooked.sources import SOURCES, Loaded, Request, source_file
 from ttreg_interp.hooked.sources.common import seeded
+from ttreg_interp.hooked.sources.language import LANGUAGE_SOURCES
+from ttreg_interp.hooked.sources.language import load as load_language
 from ttreg_interp.hooked.vit import HookedViT
+
+PREFIXES = (*SOURCES, *LANGUAGE_SOURCES)
+"""What a model spec may begin with."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class ModelSpec:
     """
 
     source: str
-    """Which library: one of `SOURCES`."""
+    """Which library: one of `PREFIXES`."""
     name: str
     """The model's name there."""
     checkpoint: str | None = None
@@ -46,11 +53,11 @@ class ModelSpec:
         rest, _, option = rest.partition("?")
         name, _, checkpoint = rest.partition("@")
         word, _, seed = option.partition("=")
-        known = source in SOURCES and bool(name) and bool(colon)
+        known = source in PREFIXES and bool(name) and bool(colon)
         if not known or word not in ("", "random") or not (seed == "" or seed.isdigit()):
             raise UnsupportedModelError(
                 f"{text!r} is no model spec. The form is SOURCE:NAME, with SOURCE one of "
-                f"{', '.join(SOURCES)}; then @FILE for local weights or ?random[=SEED] for random "
+                f"{', '.join(PREFIXES)}; then @FILE for local weights or ?random[=SEED] for random "
                 "ones. E.g. 'hf:facebook/dinov2-large', 'timm:vit_tiny_patch16_224@model.safetensors', "
                 "'open_clip:ViT-B-16?random'."
             )
@@ -68,13 +75,16 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-) -> HookedViT:
-    """A hooked model by name, with its own preprocessing and, where it has one, its text tower.
+) -> Any:
+    """A hooked model by name: a HookedViT with its preprocessing and, where it has one, its text
+    tower; or a HookedLM with its tokenizer.
 
     Args:
         spec: `open_clip:ARCHITECTURE/TAG`, `hf:ORGANISATION/MODEL` (or a local directory),
             `timm:MODEL`, `dinov2:HUB_ENTRY`, `testbed:planted`; then `@FILE` for a local
-            checkpoint or `?random[=SEED]` for random weights.
+            checkpoint or `?random[=SEED]` for random weights. Of language models
+            `hf-lm:ORGANISATION/MODEL` (or a local directory), `tl:NAME`, `llama2c:FILE`,
+            `testbed-lm:FAMILY`.
         image_size: another resolution in pixels (height and width), where the family can
             interpolate its position embeddings.
         device: where to put the parameters.
@@ -95,6 +105,8 @@ def load(
         raise ArtifactError(
             f"No checkpoint at {parsed.checkpoint}. Check the path after '@' in {spec!r}."
         )
+    if parsed.source in LANGUAGE_SOURCES:
+        return _language_model(parsed, image_size, device, dtype)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     request = Request(parsed.name, parsed.checkpoint, parsed.random_seed is not None, size)
     with seeded(parsed.random_seed or 0):
@@ -110,6 +122,22 @@ def load(
     if model.text is not None:
         model.text.module.to(device=device, dtype=dtype)
     return model.eval()
+
+
+def _language_model(spec: ModelSpec, image_size: Any, device: Any, dtype: Any) -> HookedLM:
+    if image_size is not None:
+        raise UnsupportedModelError(
+            f"{spec} is a language model; leave out image_size={image_size}."
+        )
+    random = spec.random_seed is not None
+    with seeded(spec.random_seed or 0):
+        loaded = load_language(spec.source, Request(spec.name, spec.checkpoint, random))
+        if random:
+            _perturb(loaded.module)
+    check_finite_weights(loaded.module, str(spec))
+    model = HookedLM.wrap(loaded.module, loaded.tokenizer)
+    model.spec = str(spec)
+    return model.to(device=device, dtype=dtype).eval()
 
 
 def _from_source(spec: ModelSpec, request: Request) -> Loaded:

@@ -44,6 +44,8 @@ class AttentionParts:
     """Factor on the heads [batch, token, head * d_head], computed from the layer's input."""
     gamma: Callable[[], Tensor] | None = None
     """LayerScale on the layer's output, [d_model]."""
+    causal: bool = False
+    """Whether a token attends to itself and what stands before it only."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class BlockParts:
     """Norm before the MLP."""
     mlp: MLPParts
     """MLP."""
+    parallel: bool = False
+    """Whether the MLP reads the block's input, beside attention instead of after it."""
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,26 @@
 """HookedViT: a real vision transformer under TransformerLens' hook points."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.errors import LayoutError, UnsupportedModelError
 from ttreg_interp.hooked.blocks import HookedBlock, HookedNorm
-from ttreg_interp.hooked.cache import ViTActivationCache
 from ttreg_interp.hooked.config import HookedViTConfig
-from ttreg_interp.hooked.intervened import SupportsHooks, intervened
 from ttreg_interp.hooked.layout import TokenLayout
 from ttreg_interp.hooked.parts import Positions, ViTParts
-from ttreg_interp.hooked.weights import WeightStacks
+from ttreg_interp.hooked.root import HookedModel
 
 ReturnType = Literal["output", "tokens", "both"]
 
 
-class HookedViT(WeightStacks, HookedRootModule):
+class HookedViT(HookedModel):
     """A pre-norm vision transformer: one readable forward over the source's own leaf modules.
 
         x = ln_pre(embed(pixels));  x = block_l(x) for every l;  output = project(pool(ln_final(x)))
@@ -52,7 +48,6 @@ class HookedViT(WeightStacks, HookedRootModule):
         self.parts = parts
         self.preprocess: Callable[[Any], Tensor] | None = None
         self.text: Any = None
-        self.spec: str | None = None
         self.hook_embed = HookPoint()  # [batch, token, d_model], positions added, before ln_pre
         if parts.ln_pre is not None:
             self.ln_pre = HookedNorm(parts.ln_pre)
@@ -66,7 +61,6 @@ class HookedViT(WeightStacks, HookedRootModule):
         self.source = source
         self.train(source.training)
         self._name = name or type(source).__name__
-        self._interventions: list[SupportsHooks] = []
 
     @classmethod
     def wrap(cls, module: nn.Module) -> "HookedViT":
@@ -134,15 +128,6 @@ class HookedViT(WeightStacks, HookedRootModule):
             return x
         return self._read(x, layout.of_length(x.shape[1]), return_type)
 
-    def _guard_hooks(self) -> None:
-        """Look at every hook point, so that `torch.compile` notices when hooks come or go.
-
-        Its own guards leave hooks out (`torch._dynamo.config.skip_nnmodule_hook_guards`): what is
-        compiled without hooks would silently go on without them.
-        """
-        for point in self.hook_dict.values():
-            point.has_hooks()
-
     def _embed(self, pixels: Tensor) -> tuple[Tensor, Positions]:
         x, positions = self.parts.embed(pixels)
         x = self.hook_embed(x)
@@ -161,23 +146,6 @@ class HookedViT(WeightStacks, HookedRootModule):
         if self.blocks[0].attn.parts.rotate is None:
             return None
         return self.parts.embed(residual.new_zeros(1, *shape[1:]))[1]
-
-    def _span(self, start_at_layer: int | None, stop_at_layer: int | None) -> slice:
-        n_layers = len(self.blocks)
-        start = 0 if start_at_layer is None else start_at_layer
-        stop = n_layers if stop_at_layer is None else stop_at_layer
-        for argument, layer in (("start_at_layer", start), ("stop_at_layer", stop)):
-            if not -n_layers <= layer <= n_layers:
-                raise LayoutError(
-                    f"{argument}={layer}: this model has {n_layers} blocks, so "
-                    f"{-n_layers} to {n_layers} are possible."
-                )
-        span = slice(*(layer + n_layers if layer < 0 else layer for layer in (start, stop)))
-        if span.start > span.stop:
-            raise LayoutError(
-                f"start_at_layer={start_at_layer} lies behind stop_at_layer={stop_at_layer}."
-            )
-        return span
 
     def _read(self, x: Tensor, layout: TokenLayout, return_type: ReturnType) -> Any:
         """Final norm, pooling and head; test-time registers are seen by none of the readers."""
@@ -261,53 +229,10 @@ class HookedViT(WeightStacks, HookedRootModule):
             final_rms=final is not None and not self.ln_final.centred,
         )
 
-    # ------------------------------------------------------------------ runs
-
-    def run_with_cache(
-        self,
-        *model_args: Any,
-        return_cache_object: bool = True,
-        remove_batch_dim: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """The output and a ViTActivationCache (a plain dict if `return_cache_object` is False).
-
-        Arguments are those of `HookedRootModule.run_with_cache`; `stop_at_layer`,
-        `start_at_layer`, `image_size` and `return_type` go to the forward. The cache's `layout`
-        tells its token rows, test-time registers included.
-        """
-        start, size = kwargs.get("start_at_layer"), kwargs.get("image_size")
-        first = min(self._span(start, None).start, len(self.blocks) - 1)
-        n_tokens: list[int] = []
-        count = (
-            f"blocks.{first}.hook_resid_pre",
-            lambda resid, hook: n_tokens.append(resid.shape[1]),
-        )
-        with self.hooks(fwd_hooks=[count]):
-            output, cache = super().run_with_cache(
-                *model_args, remove_batch_dim=remove_batch_dim, **kwargs
-            )
-        if not return_cache_object:
-            return output, cache
-        layout = self.layout(self._pixels_shape(model_args[0], start, size))
-        layout = layout.of_length(n_tokens[0]) if n_tokens else layout
-        return output, ViTActivationCache(cache, self, layout, has_batch_dim=not remove_batch_dim)
-
-    @contextmanager
-    def intervened(self, *interventions: SupportsHooks) -> Iterator["HookedViT"]:
-        """Every forward inside runs under the interventions, composed in order.
-
-        Raises:
-            InterventionError: one conflicts with another or does not fit the model (on entry);
-                one did not fire although a forward reached its layer (on exit).
-        """
-        with intervened(self, self._interventions, interventions):
-            yield self
-
-    @property
-    def n_added_tokens(self) -> int:
-        """Rows that the interventions of the surrounding `intervened` contexts add."""
-        return sum(intervention.n_added_tokens for intervention in self._interventions)
+    def _layout_of_run(self, inputs: Any, n_tokens: int | None, **kwargs: Any) -> TokenLayout:
+        shape = self._pixels_shape(inputs, kwargs.get("start_at_layer"), kwargs.get("image_size"))
+        layout = self.layout(shape)
+        return layout if n_tokens is None else layout.of_length(n_tokens)
 
     # ------------------------------------------------------------------ copies
 

@@ -38,6 +38,11 @@ class Intervention(Value):
         """Neurons of which it leaves nothing on any token."""
         return NeuronSet()
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether what it gives a token depends on later tokens: no model of texts may run it."""
+        return False
+
     @abstractmethod
     def _hooks(self, frame: Frame) -> list[NamedHook]:
         """Its hooks on the model of `frame`."""
@@ -54,7 +59,10 @@ class Intervention(Value):
         Raises:
             InterventionError: it does not fit the model (layer, neuron, head, grid).
         """
-        return self._hooks(Frame.of(model, self.n_added_tokens))
+        frame = Frame.of(model, self.n_added_tokens)
+        if frame.causal:
+            _check_causal(self, frame.name)
+        return self._hooks(frame)
 
     def check_compatible(self, others: Items[Any]) -> None:
         """Refuse to run after `others`.
@@ -76,6 +84,15 @@ class Intervention(Value):
         if len(parts) == 1:
             return parts[0]
         return Sequence(parts) if parts else Empty()
+
+
+def _check_causal(intervention: Intervention, model_name: str) -> None:
+    for part in flattened((intervention,)):
+        if part.looks_ahead:
+            raise InterventionError(
+                f"{part!r} reads all tokens of a text, so that tokens of {model_name} would learn of "
+                "those after them. Give stored values (means=...), fill with zero, or search 'bos'."
+            )
 
 
 def _check_moved(first: Intervention, then: Intervention) -> None:
@@ -135,6 +152,7 @@ class Sequence(Intervention):
                     f"Part {i} of a Sequence is {part!r}; only interventions compose."
                 )
             part.check_compatible(self.parts[:i])
+        object.__setattr__(self, "parts", tuple(flattened(self.parts)))
 
     @property
     def n_added_tokens(self) -> int:

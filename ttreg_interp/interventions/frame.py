@@ -10,6 +10,10 @@ from torch import Tensor
 
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.layout import TokenLayout
+from ttreg_interp.hooked.text_layout import TextLayout
+
+Layout = TokenLayout | TextLayout
+"""Of images, or of texts."""
 
 
 @runtime_checkable
@@ -21,8 +25,8 @@ class HasLayout(Protocol):
         """Rows that the interventions it runs under add."""
         ...
 
-    def layout(self) -> TokenLayout:
-        """The layout at the model's own image size."""
+    def layout(self) -> Layout:
+        """The layout at the model's own image size, or of its longest text."""
         ...
 
 
@@ -54,12 +58,21 @@ class Frame:
     """Added rows that stand before those of this intervention."""
     n_added: int
     """Rows that its whole composition adds, those before it included."""
+    entering: bool = False
+    """Whether it is for a hook point where no more rows than `n_added` have entered yet."""
 
     @classmethod
     def of(cls, model: Any, n_added_tokens: int) -> "Frame":
         """The frame of an intervention that adds `n_added_tokens` rows to what `model` has."""
         before = model.n_added_tokens if isinstance(model, HasLayout) else 0
         return cls(model, before, before + n_added_tokens)
+
+    def at(self, hook: str) -> "Frame":
+        """This frame at a hook point: rows enter at `hook_full_embed`, one intervention after another."""
+        if hook == "hook_full_embed":
+            return replace(self, n_added=self.n_before, entering=True)
+        before = hook.startswith(("hook_embed", "hook_pos_embed", "ln_pre"))
+        return replace(self, n_added=0, entering=True) if before else self
 
     @property
     def name(self) -> str:
@@ -72,8 +85,8 @@ class Frame:
         return int(self.model.cfg.n_layers)
 
     @property
-    def model_layout(self) -> TokenLayout:
-        """The layout of the plain model at its own image size.
+    def model_layout(self) -> Layout:
+        """The layout of the plain model at its own image size, or of its longest text.
 
         Raises:
             InterventionError: the model has none.
@@ -86,11 +99,16 @@ class Frame:
         return self.model.layout()
 
     @property
+    def causal(self) -> bool:
+        """Whether tokens see only what stands before them."""
+        return isinstance(self.model, HasLayout) and self.model.layout().causal
+
+    @property
     def first_row(self) -> int:
         """Where the rows that this intervention adds stand."""
         return self.model_layout.n_prefix + self.n_before
 
-    def layout(self, n_tokens: int) -> TokenLayout:
+    def layout(self, n_tokens: int) -> Layout:
         """The layout of a run with `n_tokens` rows; its grid is one row if the image size is not the
         model's own.
 
@@ -98,16 +116,27 @@ class Frame:
             InterventionError: fewer rows than prefix and added rows.
         """
         own = self.model_layout
-        added = max(self.n_added, self.model.n_added_tokens)
+        added = self.n_added if self.entering else max(self.n_added, self.model.n_added_tokens)
         n_patches = n_tokens - own.n_prefix - added
         if n_patches < 1:
             raise InterventionError(
                 f"{n_tokens} token rows of {self.name} cannot hold {own.n_prefix} rows of [CLS] and "
-                f"trained registers, {added} added rows and patches. Was an intervention that adds "
-                "rows left out, or are rows deleted twice?"
+                f"trained registers, {added} added rows and patches or text. Was an intervention that "
+                "adds rows left out, or are rows deleted twice?"
             )
-        grid = {} if n_patches == own.n_patches else {"height": 1, "width": n_patches}
-        return replace(own, n_test_time_registers=added, **grid)
+        return own.with_counts(n_patches, added)
+
+    def check_has_grid(self, described: str) -> None:
+        """Refuse what needs places of an image on a model of texts.
+
+        Raises:
+            InterventionError: the model reads texts.
+        """
+        if isinstance(self.model, HasLayout) and isinstance(self.model_layout, TextLayout):
+            raise InterventionError(
+                f"{described}: {self.name} reads texts, which have no patch grid. Select 'bos', 'text' "
+                "or Rows((0, 1, ...)), and hide tokens with MaskTokens."
+            )
 
     def grid(self, n_patches: int, image_size: tuple[int, int] | None = None) -> "PatchGrid":
         """The patch grid of a run.
@@ -120,6 +149,7 @@ class Frame:
             InterventionError: a grid of another number of patches.
         """
         layout = self.model_layout
+        assert isinstance(layout, TokenLayout)  # check_has_grid has seen to it
         if image_size is not None:
             layout = self.model.layout((1, self.model.parts.n_channels, *image_size))
         if layout.n_patches != n_patches:

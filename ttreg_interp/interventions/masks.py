@@ -36,10 +36,19 @@ def hide(mask: AttentionMask, hidden: Bool[Tensor, "_ _ query key"]) -> Attentio
     return mask
 
 
-def hide_keys(mask: AttentionMask, tokens: Chosen) -> AttentionMask:
-    """`mask` with -inf on the columns of chosen tokens, for every query and head."""
+def hide_keys(mask: AttentionMask, tokens: Chosen, causal: bool = False) -> AttentionMask:
+    """`mask` with -inf on the columns of chosen tokens, for every query and head.
+
+    Under a causal mask the first of them may see nothing but itself: hidden tokens keep their own
+    key there, which no other token sees.
+    """
     columns = key_columns(tokens, mask.shape[-1])[:, None, None, :]
-    return hide(mask, columns.expand(-1, 1, mask.shape[2], -1))
+    hidden = columns.expand(-1, 1, mask.shape[2], -1)
+    if causal:
+        n_queries, n_keys = mask.shape[-2:]
+        own = torch.ones(n_queries, n_keys, dtype=torch.bool, device=mask.device)
+        hidden = hidden & ~own.triu(n_keys - n_queries).tril(n_keys - n_queries)
+    return hide(mask, hidden)
 
 
 def weigh_keys(mask: AttentionMask, tokens: Chosen, logit: float) -> AttentionMask:

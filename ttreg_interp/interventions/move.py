@@ -13,6 +13,7 @@ from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.interventions.base import Intervention
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.neuron_set import Neurons, NeuronSet
+from ttreg_interp.interventions.registers import Search, searched_rows
 from ttreg_interp.interventions.selector import Bound, Tokens
 from ttreg_interp.interventions.selectors import select
 
@@ -26,6 +27,10 @@ class MoveNeurons(Intervention):
     With `to=Shape('heart')` a [CLS] attention map shows a heart; with patches over a
     text in the image, the text is masked. `ExtraTokens() + MoveNeurons(n, "test_time_registers")` is
     `TestTimeRegister(n)`.
+
+    Raises:
+        InterventionError: no neurons; a neuron or a target that the model does not have; neurons that
+            another part of the composition moves or overwrites.
 
     Source: arXiv 2506.08010, section 3.2 and Fig. 1, 4, 15.
 
@@ -42,8 +47,9 @@ class MoveNeurons(Intervention):
     """What the other tokens get: zero, their mean over patches, or what they had."""
     scale: float = 1.0
     """Factor on the moved value."""
-    search: Literal["all", "patches"] = "all"
-    """Which tokens the maximum runs over."""
+    search: Search | None = None
+    """Which tokens the maximum runs over: all, patches only, or the first token of a text. None: all
+    of an image, 'bos' of a text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,13 +59,18 @@ class MoveNeurons(Intervention):
             raise InterventionError("MoveNeurons without neurons: use Empty() for the plain model.")
 
     @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return self.fill == "mean" or self.search in ("all", "patches")
+
+    @property
     def moved_neurons(self) -> NeuronSet:
         """See Intervention."""
         return self.neurons
 
     def describe(self) -> str:
         """What it does, in words."""
-        options = {"fill": "zero", "scale": 1.0, "search": "all"}
+        options = {"fill": "zero", "scale": 1.0, "search": None}
         changed = [f"{k}={getattr(self, k)}" for k, v in options.items() if getattr(self, k) != v]
         more = f" ({', '.join(changed)})" if changed else ""
         return f"{self.neurons.describe()} moved to {self.to.describe()}{more}"
@@ -78,14 +89,12 @@ class MoveNeurons(Intervention):
     ) -> Float[Tensor, "batch token neuron"]:
         index = index.to(post.device)
         values = post[:, :, index]
-        patches = values
-        if self.search == "patches" or self.fill == "mean":
-            patches = values[:, frame.layout(post.shape[1]).patches]
-        searched = values if self.search == "all" else patches
+        searched = values[:, searched_rows(self.search, frame, post.shape[1])]
         strongest = searched.amax(dim=1, keepdim=True) * self.scale
         others = {"zero": torch.zeros_like(strongest), "same": values}.get(self.fill)
         if others is None:
-            others = patches.mean(dim=1, keepdim=True)
+            patches = frame.layout(post.shape[1]).patches
+            others = values[:, patches].mean(dim=1, keepdim=True)
         chosen = bound.rows(post.shape[1], post.device)[:, :, None]
         return post.index_copy(2, index, torch.where(chosen, strongest, others))
 
@@ -99,6 +108,10 @@ class CopyRegisterValuesTo(Intervention):
     with m the neuron of `targets` that stands where n does in `neurons`, layer by layer. If outliers
     came from the size of an activation alone, they would appear; they do not, because the direction
     that the neuron writes decides.
+
+    Raises:
+        InterventionError: other numbers of targets and register neurons in a layer, or a neuron that is
+            both; targets that another part of the composition moves.
 
     Source: arXiv 2506.08010, Fig. 24 and 29.
 
@@ -132,6 +145,11 @@ on test time registers>
                 f"layer, {len(self.neurons & self.targets)} in both. Draw them with "
                 "neurons.matched_random(seed, d_mlp)."
             )
+
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return self.to is not None
 
     @property
     def overwritten_neurons(self) -> NeuronSet:

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ttreg_interp.errors import InterventionError
+from ttreg_interp.hooked.layout import TokenLayout
 from ttreg_interp.interventions.frame import Frame, PatchGrid
 from ttreg_interp.interventions.per_image import check_batch, counts, per_image
 from ttreg_interp.interventions.selector import Bound, ChosenRows, Selector, chosen
@@ -88,7 +89,9 @@ class OnGrid(Selector):
         """
 
     def bind(self, frame: Frame, at: str) -> Bound:
-        """See Selector."""
+        """See Selector; refuses a model without a patch grid."""
+        frame.check_has_grid(self.describe())
+        frame = frame.at(at)
 
         def rows(n_tokens: int, device: torch.device) -> ChosenRows:
             patches = frame.layout(n_tokens).patches
@@ -270,6 +273,7 @@ class Mask(OnGrid):
             return super()._grid(frame, n_patches)
         _, height, width = self._images.shape
         own = frame.model_layout
+        assert isinstance(own, TokenLayout)  # bind has seen to it
         known = own.n_patches == n_patches
         if height * width != n_patches or (known and (height, width) != (own.height, own.width)):
             raise InterventionError(

@@ -23,6 +23,7 @@ Semantics = Literal["paper", "reference"]
 Init = Literal["zero", "zero_before_ln_pre", "patch_mean", "patch_gaussian"]
 Fill = Literal["zero", "mean", "only_outliers", "same"]
 Assign = Literal["split", "same", "outlier_rank"]
+Search = Literal["all", "patches", "bos"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +32,9 @@ class ExtraTokens(Intervention):
 
     A token of zeros is not inert: it takes exp(0) of softmax mass in every head that has no
     stronger key (2506.08010's code adds it before `ln_pre`, so that it starts as that norm's bias).
+
+    Raises:
+        InterventionError: n_tokens < 1, copies <= 0, or a visible_from_layer that the model does not have.
 
     Example:
         >>> ExtraTokens(2)
@@ -64,6 +68,11 @@ class ExtraTokens(Intervention):
         """Rows that it adds."""
         return self.n_tokens
 
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        return self.init in ("patch_mean", "patch_gaussian")
+
     def describe(self) -> str:
         """What it does, in words."""
         count = f"{self.n_tokens} token{'s' * (self.n_tokens > 1)} added"
@@ -85,7 +94,7 @@ class ExtraTokens(Intervention):
         for layer in range(frame.n_layers):
             name = f"blocks.{layer}.attn.hook_mask"
             if layer < self.visible_from_layer:
-                hooks.append((name, partial(_hide, rows)))
+                hooks.append((name, partial(_hide, rows, frame.causal)))
             elif self.copies != 1:
                 hooks.append((name, partial(_weigh, rows, log(self.copies))))
         return hooks
@@ -111,8 +120,8 @@ class ExtraTokens(Intervention):
         return zeros
 
 
-def _hide(rows: slice, mask: Tensor, hook: Any) -> AttentionMask:
-    return hide_keys(mask, chosen(rows, mask.shape[2], mask.device))
+def _hide(rows: slice, causal: bool, mask: Tensor, hook: Any) -> AttentionMask:
+    return hide_keys(mask, chosen(rows, mask.shape[2], mask.device), causal)
 
 
 def _weigh(rows: slice, logit: float, mask: Tensor, hook: Any) -> AttentionMask:
@@ -123,12 +132,16 @@ def _weigh(rows: slice, logit: float, mask: Tensor, hook: Any) -> AttentionMask:
 class TestTimeRegister(Intervention):
     """Moves the register neurons' activation into added, untrained tokens.
 
-        paper:      a[r, n] = max_t a[t, n],  a[t, n] = 0 for every other token t
+        paper:      a[r, n] = scale * max_t a[t, n],  a[t, n] = 0 for every other token t
         reference:  a[r, n] = scale * a[t*, n*],  (t*, n*) = argmax_{t, n} |a[t, n]| of the layer,
-                    patches filled by `fill`, [CLS] untouched
+                    other tokens filled by `fill`, [CLS] untouched
 
     Shapes: a is `blocks.{l}.mlp.hook_post`, [batch, token, neuron]; every image of a batch is
     edited by itself.
+
+    Raises:
+        InterventionError: no neurons; a neuron that the model does not have; other numbers of scales and
+            registers; neurons that another part of the composition moves or overwrites.
 
     Source: arXiv 2506.08010, Algorithm 2 ('paper', the default); the authors' public code
     ('reference'), whose published numbers it reproduces.
@@ -161,10 +174,12 @@ class TestTimeRegister(Intervention):
     """Factor on the moved value, or one per register."""
     visible_from_layer: int = 0
     """Before this layer no token attends to the registers."""
-    search: Literal["all", "patches"] = "all"
-    """Which tokens the maximum runs over: all (Algorithm 2) or patches only (body text)."""
+    search: Search | None = None
+    """Which tokens the maximum runs over: all (Algorithm 2), patches only (body text), or the first
+    token of a text, which alone no token comes before. None: all of an image, 'bos' of a text."""
     multiplicity: float = 1.0
-    """As how many keys each register counts in attention."""
+    """tau: as how many keys each register counts in attention, log tau being added to its logits. One
+    register takes the place of several outlier keys; `calibrate_multiplicity` finds how many."""
     seed: int = 0
     """Of the random split and of a Gaussian start."""
 
@@ -186,7 +201,7 @@ class TestTimeRegister(Intervention):
         check_choice("semantics", self.semantics, Semantics)
         check_choice("fill", self.fill, Fill)
         check_choice("assign", self._assign, Assign)
-        check_choice("search", self.search, Literal["all", "patches"])
+        check_choice("search", self.search or "all", Search)
         _ = self._tokens  # checks the fields that both share
 
     @property
@@ -208,6 +223,12 @@ class TestTimeRegister(Intervention):
     def n_added_tokens(self) -> int:
         """Rows that it adds."""
         return self.n_registers
+
+    @property
+    def looks_ahead(self) -> bool:
+        """See Intervention."""
+        means = self.fill in ("mean", "only_outliers")
+        return means or self.search in ("all", "patches") or self._tokens.looks_ahead
 
     @property
     def moved_neurons(self) -> NeuronSet:
@@ -248,7 +269,7 @@ class TestTimeRegister(Intervention):
         values = post[:, :, index]  # [batch, token, selected]
         layout = frame.layout(post.shape[1])
         patches = values[:, layout.patches]
-        searched = values if self.search == "all" else patches
+        searched = values[:, searched_rows(self.search, frame, post.shape[1])]
         if self._assign == "outlier_rank":
             write = frame.model.blocks[layer].mlp.W_out[index]
             target = self._ranked(searched, write)
@@ -306,6 +327,12 @@ class TestTimeRegister(Intervention):
         if self.semantics == "reference":
             filled = torch.cat((values[:, cls], filled[:, cls.stop :]), dim=1)
         return filled
+
+
+def searched_rows(search: Search | None, frame: Frame, n_tokens: int) -> slice:
+    """Rows that the strongest activation is looked for in; see TestTimeRegister.search."""
+    search = search or ("bos" if frame.causal else "all")
+    return slice(None) if search == "all" else frame.layout(n_tokens).part(search)
 
 
 def _column(scales: tuple[float, ...], like: Tensor) -> Float[Tensor, "1 register 1"]:

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.intervened import NamedHook
+from ttreg_interp.hooked.text_layout import TextLayout
 from ttreg_interp.interventions.frame import Frame
 from ttreg_interp.interventions.value import Value
 
-PartName = Literal["all", "cls", "trained_registers", "test_time_registers", "patches"]
+PartName = Literal[
+    "all", "cls", "trained_registers", "test_time_registers", "patches", "bos", "text"
+]
 ChosenRows = Bool[Tensor, "image token"]
 """Selected rows; `image` is 1 where all images share them."""
 
@@ -57,7 +60,8 @@ Tokens = Selector | Any
 
 @dataclass(frozen=True, repr=False)
 class Part(Selector):
-    """A part of the layout by name: 'all', 'cls', 'trained_registers', 'test_time_registers', 'patches'.
+    """A part of the layout by name: 'all', 'test_time_registers'; of images 'cls',
+    'trained_registers', 'patches'; of texts 'bos' (the first token), 'text' (all others).
 
     Example:
         >>> Part("patches") | Part("cls")
@@ -82,26 +86,27 @@ class Part(Selector):
         """See Selector; refuses a part that the model does not have."""
         if self.name == "all":
             return Bound(lambda n_tokens, device: chosen(slice(None), n_tokens, device))
+        frame = frame.at(at)
         self._check(frame)
 
         def rows(n_tokens: int, device: torch.device) -> ChosenRows:
-            return chosen(getattr(frame.layout(n_tokens), self.name), n_tokens, device)
+            return chosen(frame.layout(n_tokens).part(self.name), n_tokens, device)
 
         return Bound(rows)
 
     def _check(self, frame: Frame) -> None:
         layout = frame.model_layout.with_test_time_registers(frame.n_added)
-        rows = getattr(layout, self.name)
+        rows = layout.part(self.name)
         if rows.start == rows.stop:
+            content = "'bos', 'text'" if isinstance(layout, TextLayout) else "'patches'"
             advice = (
                 "Add one before: ExtraTokens() + this, or a TestTimeRegister."
                 if self.name == "test_time_registers"
-                else "Select 'patches' or 'all'."
+                else f"Select {content} or 'all'."
             )
             raise InterventionError(
-                f"{frame.name} has no {self.describe()}: its token axis holds {layout.n_cls} [CLS], "
-                f"{layout.n_trained_registers} trained registers, {frame.n_added} test-time registers, "
-                f"{layout.n_patches} patches. {advice}"
+                f"{frame.name} has no {self.describe()}: its token axis holds {layout.describe()}. "
+                f"{advice}"
             )
 
 

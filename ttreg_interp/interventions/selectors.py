@@ -179,6 +179,15 @@ class LargestNorms(_FromRun):
         """See _FromRun."""
         return self.layer
 
+    def bind(self, frame: Frame, at: str) -> Bound:
+        """See Selector; refuses texts, where a later token would decide about an earlier one."""
+        if frame.causal:
+            raise InterventionError(
+                f"{self.describe()} are known at the end of a text only, and tokens of {frame.name} "
+                "must not learn of those after them. Select by a threshold: Outliers(threshold, layer)."
+            )
+        return super().bind(frame, at)
+
     def describe(self) -> str:
         """What it selects, in words."""
         return f"the {self.n_patches} patches of largest {self.norm} norm after block {self.layer}"

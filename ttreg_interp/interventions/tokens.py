@@ -29,6 +29,10 @@ class MaskTokens(Intervention):
     The rows stay and are computed; for every other token it is as if they were gone. A reader that
     pools over patches still reads them.
 
+    Raises:
+        InterventionError: a layer or tokens that the model does not have; a query that is left without
+            any key.
+
     Example:
         >>> MaskTokens(((0, 0), (0, 1)), from_layer=6)
         <MaskTokens: 2 patches hidden from block 6 on>
@@ -57,11 +61,12 @@ class MaskTokens(Intervention):
             f"blocks.{layer}.attn.hook_mask" for layer in range(self.from_layer, frame.n_layers)
         ]
         bound = self._hidden.bind(frame, names[0])
-        return [*bound.hooks, *((name, partial(_hide, bound)) for name in names)]
+        hide = partial(_hide, bound, frame.causal)
+        return [*bound.hooks, *((name, hide) for name in names)]
 
 
-def _hide(bound: Bound, mask: Tensor, hook: Any) -> AttentionMask:
-    return hide_keys(mask, bound.rows(mask.shape[2], mask.device))
+def _hide(bound: Bound, causal: bool, mask: Tensor, hook: Any) -> AttentionMask:
+    return hide_keys(mask, bound.rows(mask.shape[2], mask.device), causal)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,6 +95,10 @@ class DeleteTokens(Intervention):
     so that readers find the grid that they expect. The choice is made for every image by itself, with
     the same number in each. For [CLS] it equals MaskTokens; that one also takes numbers that differ,
     rotary models, and edits of patches by position in later blocks.
+
+    Raises:
+        InterventionError: [CLS] or registers among the tokens; other numbers of them in the images of a
+            batch; a rotary model, whose positions would shift; a second DeleteTokens.
 
     Source: RegCache (arXiv 2510.04547), algorithm step 5.
 
@@ -132,6 +141,7 @@ class DeleteTokens(Intervention):
 
     def _hooks(self, frame: Frame) -> list[NamedHook]:
         frame.layers((self.before_layer,))
+        frame.check_has_grid(self.describe())
         if _rotates(frame.model):
             raise InterventionError(
                 f"{frame.name} rotates queries and keys by patch position, which deleted rows would "

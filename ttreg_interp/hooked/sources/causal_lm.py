@@ -1,0 +1,248 @@
+"""transformers: causal language models under a pre-norm block, by family."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ttreg_interp.errors import UnsupportedModelError
+from ttreg_interp.hooked.language_parts import LMParts, rotary_positions, rotate
+from ttreg_interp.hooked.parts import AttentionParts, BlockParts, Heads, MLPParts, Tokens
+from ttreg_interp.hooked.sources import common
+
+LLAMA_LIKE = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma")
+"""Families whose blocks are written alike: grouped heads, rotary positions, a gated MLP."""
+FAMILIES = ("GPT2", "GPTNeoX", *LLAMA_LIKE)
+"""Model classes, without their `ForCausalLM` or `LMHeadModel`."""
+
+
+def parts(model: nn.Module) -> LMParts:
+    """The parts of a causal language model.
+
+    Raises:
+        UnsupportedModelError: another class, or a variant that would be computed wrongly.
+    """
+    if common.is_instance(model, "transformers", "GPT2LMHeadModel"):
+        return _gpt2(model)
+    if common.is_instance(model, "transformers", "GPTNeoXForCausalLM"):
+        return _gpt_neox(model)
+    if common.is_instance(model, "transformers", *(f"{name}ForCausalLM" for name in LLAMA_LIKE)):
+        return _llama(model)
+    raise UnsupportedModelError(
+        f"No source file knows {type(model).__module__}.{type(model).__name__} as a language model. "
+        f"Supported are transformers' {', '.join(FAMILIES)}, with their heads: positions learned or "
+        "rotary, blocks pre-norm, attention over the whole text. ALiBi, sliding windows, soft caps, "
+        "post-norm blocks and experts are not."
+    )
+
+
+def _whole(model: Any, longest: int | None = None, **fields: Any) -> LMParts:
+    return LMParts(
+        family=common.class_name(model),
+        head=model.lm_head,
+        reference=lambda ids: model(input_ids=ids, use_cache=False).logits,
+        n_ctx=min(model.config.max_position_embeddings, longest or 10**9),
+        **fields,
+    )
+
+
+# ---------------------------------------------------------------------- GPT-2
+
+
+@dataclass(frozen=True)
+class _Transposed:
+    """GPT-2's Conv1D, read as the Linear that it is: its weight is stored [in, out]."""
+
+    conv: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.conv.weight.T
+
+    @property
+    def bias(self) -> Tensor:
+        return self.conv.bias
+
+
+def _gpt2(model: Any) -> LMParts:
+    trunk = model.transformer
+    common.require(not model.config.add_cross_attention, model, "cross-attention")
+
+    def embed(ids: Tensor) -> Tokens:
+        positions = trunk.wpe.weight[: ids.shape[1]]
+        return trunk.wte(ids) + positions
+
+    return _whole(
+        model,
+        embed=embed,
+        positions=lambda residual, n_given: None,
+        blocks=tuple(_gpt2_block(layer) for layer in trunk.h),
+        ln_final=trunk.ln_f,
+    )
+
+
+def _gpt2_block(layer: Any) -> BlockParts:
+    attn, mlp = layer.attn, layer.mlp
+    inner, first = _Transposed(attn.c_attn), _Transposed(mlp.c_fc)
+    return BlockParts(
+        ln1=layer.ln_1,
+        attn=AttentionParts(
+            n_heads=attn.num_heads,
+            d_head=attn.head_dim,
+            qkv=common.fused_qkv(attn.c_attn, attn.num_heads),
+            qkv_weights=lambda: common.three(inner.weight),
+            qkv_biases=lambda: common.three(inner.bias),
+            out=_Transposed(attn.c_proj),  # type: ignore[arg-type]
+            scale=attn.scaling,
+            causal=True,
+        ),
+        ln2=layer.ln_2,
+        mlp=MLPParts(
+            project=lambda x: (mlp.c_fc(x), None),
+            act=mlp.act,
+            out=_Transposed(mlp.c_proj),  # type: ignore[arg-type]
+            in_weights=lambda: (first.weight, first.bias),
+        ),
+    )
+
+
+# ---------------------------------------------------------------------- GPT-NeoX
+
+
+def _gpt_neox(model: Any) -> LMParts:
+    trunk = model.gpt_neox
+    return _whole(
+        model,
+        embed=trunk.embed_in,
+        positions=rotary_positions(trunk.rotary_emb),
+        blocks=tuple(_gpt_neox_block(layer) for layer in trunk.layers),
+        ln_final=trunk.final_layer_norm,
+    )
+
+
+def _gpt_neox_block(layer: Any) -> BlockParts:
+    attn, mlp = layer.attention, layer.mlp
+    n_heads = attn.config.num_attention_heads
+
+    def split(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of q, k and v, which the source keeps head by head."""
+        by_head = rows.unflatten(0, (n_heads, 3, -1))
+        q, k, v = (part.flatten(0, 1) for part in by_head.unbind(1))
+        return q, k, v
+
+    def qkv(x: Tokens) -> tuple[Heads, Heads, Heads]:
+        q, k, v = attn.query_key_value(x).unflatten(-1, (n_heads, 3, -1)).unbind(3)
+        return q, k, v
+
+    def biases() -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        bias = attn.query_key_value.bias
+        return (None, None, None) if bias is None else split(bias)
+
+    return BlockParts(
+        ln1=layer.input_layernorm,
+        attn=AttentionParts(
+            n_heads=n_heads,
+            d_head=attn.head_size,
+            qkv=qkv,
+            qkv_weights=lambda: split(attn.query_key_value.weight),
+            qkv_biases=biases,
+            out=attn.dense,
+            scale=attn.scaling,
+            rotate=rotate,
+            causal=True,
+        ),
+        ln2=layer.post_attention_layernorm,
+        mlp=MLPParts(
+            project=lambda x: (mlp.dense_h_to_4h(x), None),
+            act=mlp.act,
+            out=mlp.dense_4h_to_h,
+            in_weights=common.linear_weights(mlp.dense_h_to_4h),
+        ),
+        parallel=layer.use_parallel_residual,
+    )
+
+
+# ---------------------------------------------------------------------- Llama and its like
+
+
+def _llama(model: Any) -> LMParts:
+    trunk = model.model
+    return _whole(
+        model,
+        longest=_window(model.config),
+        embed=trunk.embed_tokens,
+        positions=rotary_positions(trunk.rotary_emb),
+        blocks=tuple(_llama_block(layer) for layer in trunk.layers),
+        ln_final=trunk.norm,
+    )
+
+
+def _window(config: Any) -> int | None:
+    """Beyond this length some layer would not see the whole text, as it does here."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return window if "sliding_attention" in kinds else None
+
+
+def _llama_block(layer: Any) -> BlockParts:
+    attn, mlp = layer.self_attn, layer.mlp
+    config = attn.config
+    n_heads, n_groups, d_head = (
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        attn.head_dim,
+    )
+    share = n_heads // n_groups
+
+    def spread(rows: Tensor) -> Float[Tensor, "..."]:
+        """Rows of grouped keys or values, one group for every head that shares it."""
+        return rows.unflatten(0, (n_groups, d_head)).repeat_interleave(share, 0).flatten(0, 1)
+
+    def qkv(x: Tokens) -> tuple[Heads, Heads, Heads]:
+        q, k, v = (
+            project(x).unflatten(-1, (-1, d_head))
+            for project in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
+        q, k = _normed(attn, q, k)
+        return q, k.repeat_interleave(share, dim=2), v.repeat_interleave(share, dim=2)
+
+    def weights() -> tuple[Tensor, Tensor, Tensor]:
+        return attn.q_proj.weight, spread(attn.k_proj.weight), spread(attn.v_proj.weight)
+
+    def biases() -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        q, k, v = attn.q_proj.bias, attn.k_proj.bias, attn.v_proj.bias
+        return q, None if k is None else spread(k), None if v is None else spread(v)
+
+    return BlockParts(
+        ln1=layer.input_layernorm,
+        attn=AttentionParts(
+            n_heads=n_heads,
+            d_head=d_head,
+            qkv=qkv,
+            qkv_weights=weights,
+            qkv_biases=biases,
+            out=attn.o_proj,
+            scale=attn.scaling,
+            rotate=rotate,
+            causal=attn.is_causal,
+        ),
+        ln2=layer.post_attention_layernorm,
+        mlp=MLPParts(
+            project=lambda x: (mlp.gate_proj(x), mlp.up_proj(x)),
+            act=mlp.act_fn,
+            out=mlp.down_proj,
+            in_weights=common.linear_weights(mlp.up_proj),
+            gate_weights=common.linear_weights(mlp.gate_proj),
+        ),
+    )
+
+
+def _normed(attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Qwen3 normalises queries and keys head by head."""
+    if common.is_instance(attn, "transformers", "Qwen3Attention"):
+        return attn.q_norm(q), attn.k_norm(k)
+    return q, k
