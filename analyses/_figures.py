@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -24,8 +25,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
 )
 COLORS = (BLUE, RED, GREEN, ORANGE, PURPLE, GREY, "#000000", "#56B4E9")
 """In the order in which curves take them."""
-MARKERS = "osD^vPX*"
-"""One a colour, so that curves are told apart without it."""
+MARKERS, LINES = "osD^vPX*", ("-", "--", "-.", ":")
+"""One a colour, so that curves are told apart without it, and where they lie on each other."""
 
 COLUMN, PAGE = 3.3, 6.8
 """Widths in inches of one and of two columns of a paper."""
@@ -63,6 +64,7 @@ def curve(
 ) -> None:
     """Means with the band of their intervals."""
     look = {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+    look |= {"ls": LINES[place % len(LINES)], "markersize": 4.5 - 0.7 * (place % 4)}
     axes.plot(at, [value.estimate for value in values], label=label, **look)
     ends = [value.low for value in values], [value.high for value in values]
     axes.fill_between(at, *ends, color=look["color"], alpha=0.2, lw=0)
@@ -76,11 +78,24 @@ def by_layer(axes: Axes) -> None:
     axes.set_xlabel("block")
 
 
-def bars(axes: Axes, values: Mapping[str, Interval], color: str = BLUE) -> None:
-    """Estimates with intervals, one line each, the first on top."""
+def written_out(axis: Any, *steps: int) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5 (or `steps`) times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=steps or (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def bars(
+    axes: Axes, values: Mapping[str, Interval | None], color: str | Sequence[str] = BLUE
+) -> None:
+    """Estimates with intervals, one line each, the first on top; a line without a value is empty."""
+    colors = [color] * len(values) if isinstance(color, str) else color
     for place, value in enumerate(values.values()):
-        axes.plot([value.low, value.high], [place, place], color=color)
-        axes.plot(value.estimate, place, "o", ms=3, color=color)
+        if value is not None:
+            axes.plot([value.low, value.high], [place, place], color=colors[place])
+            axes.plot(value.estimate, place, "o", ms=3, color=colors[place])
     axes.set(yticks=range(len(values)), yticklabels=list(values), ylim=(len(values) - 0.5, -0.5))
     axes.grid(axis="x", lw=0.3)
 
@@ -122,6 +137,7 @@ def sheet(
     cell = min(PAGE / n_columns, 1.15)
     size = (cell * n_columns, (cell * aspect + 0.04) * len(rows) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     for row, pixels in enumerate(rows):
         photograph(axes[row, 0], pixels)
@@ -132,5 +148,5 @@ def sheet(
         for place, (layout, values) in enumerate(columns.values(), start=1):
             token_map(axes[row, place], layout, values[row], cmap=color_map, **limits)
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
-        axis.set_title(title, pad=3, fontsize=6)
+        axis.set_title(fill(title, 17), pad=3, fontsize=6)
     return figure

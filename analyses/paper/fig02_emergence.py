@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analyses._bench import Bench, BenchConfig
-from analyses._figures import by_layer, curve, panels
+from analyses._figures import by_layer, curve, panels, written_out
 from analyses._run import Findings, main
 from ttreg_interp.metrics.intervals import mean_interval
 from ttreg_interp.metrics.norms import max_over_median
@@ -64,6 +64,7 @@ def draw(largest: list, medians: list, attention: list) -> Figure:
         curve(axes[0, 0], largest[place::2], layers, place, f"largest, after {stage}")
     curve(axes[0, 0], medians[1::2], layers, 5, "median, after MLP")
     axes[0, 0].set(yscale="log", ylabel="norm of a patch")
+    written_out(axes[0, 0].yaxis)
     curve(axes[0, 1], attention, layers, 0, "to the patch that draws most")
     axes[0, 1].set(ylabel="attention of [CLS]", ylim=(0, None))
     for axis in axes.flat:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analyses._bench import Bench, BenchConfig
-from analyses._figures import COLORS, panels, sheet
+from analyses._figures import COLORS, panels, sheet, written_out
 from analyses._run import Findings, main
 from ttreg_interp.interventions import (
     CopyRegisterValuesTo,
@@ -117,23 +117,20 @@ def measure(bench: Bench, seen: Seen, target: OnGrid | None) -> dict[str, Any]:
 
 
 def draw(bench: Bench, seen: dict[str, Seen]) -> Figure:
-    """How norms spread over all patches."""
-    figure, axes = panels(1, 1, 2.2, 5.0)
+    """How norms spread over all patches, an arm a panel."""
+    figure, axes = panels(2, 3, 1.4)
     top = max(float(one.norms.amax()) for one in seen.values())
     low = min(float(one.norms.amin()) for one in seen.values())
     bins = torch.logspace(torch.tensor(low).log10(), torch.tensor(top).log10(), 40)
-    for place, (name, one) in enumerate(seen.items()):
+    for axis, color, (name, one) in zip(axes.flat, COLORS, seen.items(), strict=False):
         counts = torch.histogram(one.norms.flatten().double(), bins.double()).hist
-        axes[0, 0].stairs(counts / len(bench.pixels) + 1e-3, bins, color=COLORS[place], label=name)
-    axes[0, 0].axvline(bench.threshold, color="k", ls=":", lw=0.8)
-    axes[0, 0].set(
-        xscale="log",
-        yscale="log",
-        ylim=(1e-2, None),
-        xlabel="norm of a patch (dotted: threshold)",
-        ylabel="patches an image",
-    )
-    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axis.stairs(counts / len(bench.pixels) + 1e-3, bins, fill=True, color=color)
+        axis.axvline(bench.threshold, color="k", ls=":", lw=0.8)
+        axis.set(xscale="log", yscale="log", ylim=(1e-2, 1e3), title=name)
+        written_out(axis.xaxis)
+        axis.label_outer()
+    figure.supxlabel("norm of a patch (dotted: threshold)", fontsize=7)
+    figure.supylabel("patches an image", fontsize=7)
     return figure
 
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analyses._bench import Bench, BenchConfig
-from analyses._figures import COLORS, bars, by_layer, curve, panels
+from analyses._figures import BLUE, PAGE, RED, bars, by_layer, curve
 from analyses._run import Findings, main
 from analyses.paper._cls import OUTLIERS, PATCHES, REGISTERS, SELF, ClsParts, cls_parts, groups
 from analyses.paper._crops import crops
@@ -40,7 +40,7 @@ from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.metrics.similarity import cosine
 from ttreg_interp.metrics.trace import trace
 
-ALL_PATCHES, SINKS, REST = "all patches", "registers and outliers", "all but registers and outliers"
+ALL_PATCHES = "all patches"
 
 
 @dataclass(frozen=True)
@@ -163,26 +163,23 @@ def sinks_by_layer(bench: Bench, arm: Intervention) -> Float[Tensor, "layer imag
 
 def draw(numbers: Mapping[str, Any], by_block: Mapping[str, list[Interval]]) -> Figure:
     """Attention by block; what the parts are worth."""
-    figure, axes = panels(1, 3, 2.2)
+    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     for place, (name, values) in enumerate(by_block.items()):
-        curve(axes[0, 0], values, range(len(values)), place, name)
-    axes[0, 0].set(title="share of registers and outliers", ylim=(-0.02, 1.02))
-    by_layer(axes[0, 0])
-    axes[0, 0].legend(fontsize=5)
-    for axis, measure_name in zip(axes[0, 1:], ("cosine", "cka"), strict=True):
-        rows, colors = {}, []
-        for place, found in enumerate(list(numbers.values())[:2]):
-            for part, values in found["with_full_output"].items():
-                if values[measure_name] is not None:
-                    rows[f"{part}, {'before' if place == 0 else 'after'}"] = values[measure_name]
-                    colors.append(COLORS[place])
-        bars(axis, rows)
-        for line, color in zip(axis.lines, [c for c in colors for _ in (0, 1)], strict=False):
-            line.set_color(color)
-        axis.set(
-            title=f"{measure_name.replace('cka', 'CKA')} with the full output", xlim=(None, 1.05)
-        )
-    axes[0, 2].set_yticklabels([label.get_text() for label in axes[0, 2].get_yticklabels()])
+        curve(axes[0], values, range(len(values)), place, name)
+    axes[0].set(title="attention on registers and outliers", ylim=(-0.02, 1.02))
+    by_layer(axes[0])
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=5, ncols=2)
+    shown = [
+        (f"{part}, {when}", color, values)
+        for when, color, arm in (("before", BLUE, "intact"), ("after", RED, "test-time register"))
+        for part, values in numbers[arm]["with_full_output"].items()
+    ]
+    for axis, name in zip(axes[1:], ("cosine", "cka"), strict=True):
+        rows = {label: values[name] for label, _, values in shown}
+        bars(axis, rows, [color for _, color, _ in shown])
+        axis.set(title=f"{name.replace('cka', 'CKA')} with the full output", xlim=(None, 1.05))
+    axes[2].set_yticklabels([])
     return figure
 
 

@@ -5,8 +5,8 @@ Question: how many of the best-ranked neurons, from blocks up to which, have to 
 left, at what change of the output; and does the list depend on the layer at which outliers are told?
 Command: python -m analyses.paper.sweep_neurons --out OUT
 Runtime: about 50 s on one CPU core.
-Expect: on the planted ViT outliers vanish once the blocks up to the one where they emerge are searched,
-with the planted neurons; the list is the same from every detection layer behind it.
+Expect: on the planted ViT outliers vanish once block 2 is searched, where the planted neurons that start
+them lie; the best six are the planted ones, from every detection layer behind them.
 In the paper: top_k 10 with top_layer 5 (OpenCLIP ViT-B/16), 45 with top_layer 17 (DINOv2 ViT-L/14).
 """
 

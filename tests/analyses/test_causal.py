@@ -137,7 +137,7 @@ def test_cka_of_rotated_features_is_one_and_of_independent_ones_none():
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator).double()).Q
     same = cka_interval(x, 3 * x @ rotation + 1)
     assert (same.low, same.high) == pytest.approx((1, 1))
-    assert 0 in cka_interval(x, y)
+    assert 0.0 in cka_interval(x, y)
     some = cka_interval(x, x + y)
     assert some.low < some.estimate < some.high <= 1 and some.method == "jackknife, 32 groups"
     with pytest.raises(DataError, match="needs 5 or more"):

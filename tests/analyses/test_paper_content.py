@@ -20,10 +20,12 @@ def found(tmp_path_factory):
     return analyse
 
 
-def test_an_outlier_holds_less_than_cls_and_its_register_too(found):
-    accuracy = found("tab01_probes", n_each=6).numbers["accuracy"]
-    assert accuracy["[CLS]"].estimate > accuracy["outlier"].estimate + 0.1
-    assert accuracy["[CLS]"].estimate > accuracy["test-time register"].estimate + 0.1
+def test_a_probe_reads_a_register_that_is_all_but_the_same_vector_in_every_image(found):
+    numbers = found("tab01_probes", n_each=6).numbers
+    accuracy, alike = numbers["accuracy"], numbers["cosine_between_crops"]
+    assert accuracy["test-time register"].estimate > 3 * numbers["chance"]
+    assert alike["test-time register"].low > 0.999 > alike["[CLS]"].high
+    assert accuracy["[CLS]"].estimate > accuracy["another patch"].estimate
 
 
 def test_registers_share_what_one_gives(found):
@@ -74,7 +76,7 @@ def test_place_and_pixels_are_lost_at_outliers_and_back_under_a_register(found):
 
 def test_outliers_are_the_flattest_patches_and_their_places_change(found):
     numbers = found("darcet_similarity").numbers
-    assert numbers["rank_by_pixel_spread"].high < 0.3
+    assert numbers["rank_by_pixel_spread"].high < 0.5
     assert numbers["priors"]["position_repeat"] < 0.5
 
 

@@ -82,7 +82,7 @@ class OutputNorm(ArmMetric):
 
     def measure(self, run: ArmRun, intact: ArmRun, labels: Labels | None) -> Numbers:
         """See ArmMetric."""
-        output = run.output.flatten(1).double()
+        output = run.output.detach().flatten(1).double()
         self.outputs.append(output.cpu())
         return output.norm(dim=1)
 
