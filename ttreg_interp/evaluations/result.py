@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ttreg_interp.data.annotated import Annotated
 from ttreg_interp.errors import DataError
 from ttreg_interp.evaluations.arms import Run
@@ -175,9 +173,14 @@ def _rows(arm: str, group: list[Scored], intact: Scored, seed: int) -> Iterator[
     for metric, base in intact.scores.items():
         scores = [one.scores[metric] for one in group]
         if len(scores) > 1:
-            draws = torch.tensor([float(one.of(_all(one.n_images))) for one in scores])
+            draws = [float(one.of(_all(one.n_images))) for one in scores]
             whole = float(base.of(_all(base.n_images)))
-            yield Row(arm, metric, controls_interval(draws), controls_interval(draws - whole))
+            yield Row(
+                arm,
+                metric,
+                controls_interval(draws),
+                controls_interval([draw - whole for draw in draws]),
+            )
         else:
             difference = None if arm == INTACT else scores[0].minus(base, seed)
             yield Row(arm, metric, scores[0].interval(seed), difference)

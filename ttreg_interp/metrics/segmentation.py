@@ -129,7 +129,7 @@ class MeanIoU(SetScore):
 
     overlap: Overlap
     """Counts of the images."""
-    scale: float = 1.0
+    scale: float | int = 1
     """Factor on the mean; 100 for per cent."""
 
     @property

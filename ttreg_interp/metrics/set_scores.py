@@ -70,7 +70,7 @@ class Mean(SetScore):
 
     values: Values
     """One value per image."""
-    scale: float = 1.0
+    scale: float | int = 1
     """Factor on the mean; 100 for per cent."""
 
     @property
@@ -107,7 +107,7 @@ class Best(SetScore):
 
     values: np.ndarray
     """[image, setting]."""
-    scale: float = 1.0
+    scale: float | int = 1
     """Factor on the mean."""
 
     @property
@@ -129,7 +129,7 @@ class Ratio(SetScore):
     """One value per image."""
     whole: Values
     """Of the same images; images with a larger whole weigh more."""
-    scale: float = 1.0
+    scale: float | int = 1
     """Factor on the ratio."""
 
     @property
