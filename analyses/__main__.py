@@ -27,7 +27,7 @@ class All:
     images: str = ""
     """Folder of images; photographs of scikit-image if absent."""
     limit: int = 64
-    """At most so many images; a script that takes fewer by default keeps to those."""
+    """At most so many images."""
     image_size: int | None = None
     """Another resolution in pixels."""
     only: tuple[str, ...] = ()
@@ -39,10 +39,8 @@ class All:
         for name, module in scripts(self.room):
             if self.only and name not in self.only:
                 continue
-            defaults = {field.name: field.default for field in fields(module.Config)}
-            options = {k: v for k, v in vars(self).items() if k in defaults and k != "out"}
-            if "limit" in defaults:
-                options["limit"] = min(self.limit, defaults["limit"])
+            taken = {field.name for field in fields(module.Config)}
+            options = {k: v for k, v in vars(self).items() if k in taken and k != "out"}
             began = time.perf_counter()
             try:
                 findings = run(module, module.Config(out=self.out / name, **options))

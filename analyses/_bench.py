@@ -1,7 +1,7 @@
 """The model, images and neurons of a script, and what is read off while they run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -102,6 +102,15 @@ class Bench:
         if report.threshold is None or report.emerges_at is None:
             raise DataError(f"Nothing to analyse. {report.summary()}")
         return report
+
+    def part(self, chosen: slice | Bool[Tensor, " image"]) -> "Bench":
+        """Some of the images; outliers are told as among all of them."""
+        labels = None if self.labels is None else self.labels[chosen]
+        pixels = self.pixels[chosen]
+        facts = {**self.facts, "n_images": len(pixels)}
+        fewer = replace(self, pixels=pixels, labels=labels, facts=facts)
+        fewer.__dict__["outliers"] = self.outliers  # where a cached_property keeps its value
+        return fewer
 
     @property
     def threshold(self) -> float:

@@ -10,6 +10,7 @@ neurons write less than a hundredth as much.
 In the paper: OpenCLIP ViT-B/16, five neurons of block 6: norms up to about 20, cosines near 1.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,17 +33,30 @@ class Config(BenchConfig):
     """Draws of random neurons."""
 
 
-def updates(bench: Bench, neurons: NeuronSet) -> dict[int, Float[Tensor, "image d_model"]]:
-    """Block -> what its neurons write together at the patch of largest norm."""
-    patches = bench.layout().patches
-    read = {
-        str(layer): (f"blocks.{layer}.mlp.hook_post", lambda post, ns=ns: post[:, patches][:, :, list(ns)])
-        for layer, ns in neurons.layers
-    }  # fmt: skip
-    found = bench.collect(read)
-    rows, strongest = torch.arange(len(bench.pixels)), bench.norms.argmax(dim=1)
+def at_strongest(bench: Bench) -> dict[int, Float[Tensor, "image neuron"]]:
+    """Block -> all its neurons at the patch of largest norm of every image."""
+    patches, strongest = bench.layout().patches, bench.norms.argmax(dim=1)
+    found: dict[int, list[Tensor]] = {layer: [] for layer, _ in bench.neurons.layers}
+    for pixels, places in zip(
+        bench.pixels.split(bench.batch_size), strongest.split(bench.batch_size), strict=True
+    ):
+        rows = torch.arange(len(pixels)), places
+        read = {
+            str(layer): (f"blocks.{layer}.mlp.hook_post", lambda post: post[:, patches][rows])  # noqa: B023
+            for layer in found
+        }
+        for layer, parts in bench.collect(read, pixels=pixels).items():
+            if layer.isdigit():
+                found[int(layer)].append(parts)
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def updates(
+    bench: Bench, posts: Mapping[int, Float[Tensor, "image neuron"]], neurons: NeuronSet
+) -> dict[int, Float[Tensor, "image d_model"]]:
+    """Block -> what its neurons write together there."""
     return {
-        layer: found[str(layer)][rows, strongest]
+        layer: posts[layer][:, list(ns)]
         @ bench.model.blocks[layer].mlp.W_out[list(ns)].detach().float()
         for layer, ns in neurons.layers
     }
@@ -51,8 +65,9 @@ def updates(bench: Bench, neurons: NeuronSet) -> dict[int, Float[Tensor, "image 
 def analyse(config: Config) -> Findings:
     """Norm and consistency, against random neurons."""
     bench = config.bench
-    mine = updates(bench, bench.neurons)
-    random = [updates(bench, bench.random(draw)) for draw in range(config.n_controls)]
+    posts = at_strongest(bench)
+    mine = updates(bench, posts, bench.neurons)
+    random = [updates(bench, posts, bench.random(draw)) for draw in range(config.n_controls)]
     numbers, figure_rows = {}, []
     for layer, update in mine.items():
         norms, cosines = update.norm(dim=1), mean_cosine_to_others(update)

@@ -13,7 +13,7 @@ In the paper: not reported as a sweep; edits of blocks up to 5 change block 6 by
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,8 +36,8 @@ KINDS = ("outliers", "[CLS]", "other patches")
 class Config(BenchConfig):
     """Clean: the intact model. Corrupted: the same images, register neurons zeroed."""
 
-    limit: int = 3
-    """At most so many images."""
+    n_images: int = 3
+    """So many images with outliers."""
     n_random: int = 4
     """Random neurons beside the register neurons, in every block that has some."""
 
@@ -149,9 +149,7 @@ def draw(bench: Bench, found: dict[str, Any]) -> Figure:
 def analyse(config: Config) -> Findings:
     """All sweeps on images that have outliers."""
     whole = config.bench
-    some = whole.is_outlier.any(dim=1)
-    bench = replace(whole, pixels=whole.pixels[some], labels=None)
-    bench.__dict__["outliers"] = whole.outliers  # told on all images, once
+    bench = whole.part(whole.is_outlier.any(dim=1)).part(slice(0, config.n_images))
     found = sweeps(config, bench)
     best = {site: max(found[site], key=lambda cell: cell[1].estimate) for site in found}
     mlp, head, neuron = best["mlp_out"], best["heads"], best["neurons"]

@@ -31,8 +31,8 @@ Row = tuple[int, int, float]
 class Config(BenchConfig):
     """A grid of top_layer and top_k, and some detection layers."""
 
-    limit: int = 8
-    """At most so many images."""
+    n_images: int = 8
+    """The first so many images."""
     counts: tuple[int, ...] = (1, 2, 4, 6, 8, 16)
     """top_k."""
     around: tuple[int, ...] = (-1, 0, 1, 2)
@@ -92,7 +92,7 @@ def draw(numbers: dict[str, dict], config: Config) -> Figure:
 
 def analyse(config: Config) -> Findings:
     """The grid; then detection layers."""
-    bench = config.bench
+    bench = config.bench.part(slice(0, config.n_images))
     cells, rows = grid(config, bench)
     outliers = OutlierCount(layer=bench.outliers.detect_layer, threshold=bench.threshold)
     arms = {f"{layer} {k}": TestTimeRegister(neurons) for (layer, k), neurons in cells.items()}

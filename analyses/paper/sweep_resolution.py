@@ -28,8 +28,8 @@ from ttreg_interp.metrics.intervals import mean_interval
 class Config(BenchConfig):
     """Sizes as multiples of the model's own."""
 
-    limit: int = 8
-    """At most so many images."""
+    n_images: int = 8
+    """The first so many images."""
     scales: tuple[float, ...] = (0.75, 1.0, 1.5, 2.0)
     """Height and width over the model's own; rounded to whole patches."""
 
@@ -61,7 +61,7 @@ def outliers(model: HookedViT, bench: Bench, pixels: Tensor, arm: Intervention) 
 
 def analyse(config: Config) -> Findings:
     """Every size, intact, with a register, with random neurons moved."""
-    bench = config.bench
+    bench = config.bench.part(slice(0, config.n_images))
     arms = {
         "intact": Empty(),
         "register": TestTimeRegister(bench.neurons),
