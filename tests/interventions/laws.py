@@ -18,7 +18,15 @@ from .models import LAYOUTS, images, model
 law = settings(max_examples=30, deadline=None, derandomize=True)
 few = settings(max_examples=10, deadline=None, derandomize=True)
 layouts = st.sampled_from(sorted(LAYOUTS))
-batches = st.builds(images, st.integers(1, 4), st.integers(0, 1000))
+
+
+def batches_of(*dtypes: torch.dtype) -> st.SearchStrategy[torch.Tensor]:
+    """Batches of one to four images in one of the dtypes."""
+    return st.builds(images, st.integers(1, 4), st.integers(0, 1000), st.sampled_from(dtypes))
+
+
+batches = batches_of(torch.float32)
+any_batches = batches_of(torch.float32, torch.bfloat16, torch.float64)
 
 
 @st.composite
@@ -70,9 +78,9 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def n_hooks(layout: str) -> int:
+def n_hooks(layout: str, dtype: torch.dtype = torch.float32) -> int:
     """Hooks on the model of a layout."""
-    return sum(len(point.fwd_hooks) for point in model(layout).hook_dict.values())
+    return sum(len(point.fwd_hooks) for point in model(layout, dtype).hook_dict.values())
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The laws that every intervention obeys, over kinds, layouts and batches."""
 
 from functools import cache
+from inspect import isabstract
 
 import pytest
 import torch
@@ -9,9 +10,22 @@ from hypothesis import strategies as st
 
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.interventions import Empty, Intervention, Sequence
+from ttreg_interp.interventions.value import Value
 
 from .kinds import EXAMPLES, fits
-from .laws import batches, cases, compatible, few, law, layouts, n_hooks, outcome, run, same
+from .laws import (
+    any_batches,
+    batches_of,
+    cases,
+    compatible,
+    few,
+    law,
+    layouts,
+    n_hooks,
+    outcome,
+    run,
+    same,
+)
 from .models import LAYOUTS, images, model
 
 EVERYWHERE = [
@@ -38,36 +52,48 @@ def test_every_kind_changes_the_output_on_every_layout(layout, example):
     assert change.amax(dim=1).min() > 1e-4
 
 
+def test_every_kind_is_tried_here():
+    kinds = {
+        kind
+        for kind in Value.kinds.values()
+        if issubclass(kind, Intervention) and not isabstract(kind)
+        if kind.__module__.startswith("ttreg_interp.")
+    }
+    tried = {type(EXAMPLES[example](layout)) for layout, example in ONCE}
+    assert tried == kinds - {Empty, Sequence}, "give the new kind an example in kinds.py"
+
+
+# In bfloat16 the last bits depend on the size of the batch, and outliers turn on them.
+exact = batches_of(torch.float32, torch.float64)
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
 @law
-@given(cases(), batches)
+@given(cases(), exact)
 def test_a_batch_is_its_images_one_by_one(case, pixels):
     layout, intervention = case
     together = run(layout, pixels, intervention)
     alone = torch.cat([run(layout, image[None], intervention) for image in pixels])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together, alone, **CLOSE)
 
 
 @law
-@given(cases(), batches, st.randoms(use_true_random=False))
+@given(cases(), exact, st.randoms(use_true_random=False))
 def test_permuting_a_batch_permutes_the_output(case, pixels, random):
     layout, intervention = case
     order = random.sample(range(len(pixels)), len(pixels))
-    torch.testing.assert_close(
-        run(layout, pixels[order], intervention),
-        run(layout, pixels, intervention)[order],
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    expected = run(layout, pixels, intervention)[order]
+    torch.testing.assert_close(run(layout, pixels[order], intervention), expected, **CLOSE)
 
 
 @law
-@given(cases(n=2), batches)
+@given(cases(n=2), any_batches)
 def test_a_plus_b_is_a_and_then_b(case, pixels):
     layout, a, b = case
     assume(compatible(a, b))
     composed = outcome(layout, pixels, a + b)
     assert same(composed, outcome(layout, pixels, a, b))
-    with torch.no_grad(), model(layout).intervened(a):
+    with torch.no_grad(), model(layout, pixels.dtype).intervened(a):
         nested = outcome(layout, pixels, b)
     assert same(composed, nested)
 
@@ -81,16 +107,16 @@ def test_composition_is_associative(case):
 
 
 @few
-@given(cases(), batches)
+@given(cases(), any_batches)
 def test_empty_is_the_unit_of_composition(case, pixels):
     layout, a = case
     assert a + Empty() == a == Empty() + a
-    assert torch.equal(run(layout, pixels, Empty()), model(layout)(pixels).detach())
+    assert torch.equal(run(layout, pixels, Empty()), model(layout, pixels.dtype)(pixels).detach())
     assert torch.equal(run(layout, pixels, a, Empty()), run(layout, pixels, a))
 
 
 @law
-@given(cases(n=2), batches)
+@given(cases(n=2), any_batches)
 def test_interventions_at_different_hook_points_commute(case, pixels):
     layout, a, b = case
     points = [{name for name, _ in i.fwd_hooks(model(layout))} for i in (a, b)]
@@ -101,7 +127,7 @@ def test_interventions_at_different_hook_points_commute(case, pixels):
 @few
 @given(
     layouts,
-    batches,
+    any_batches,
     st.sampled_from(["zeroed neurons", "shuffled neurons", "neurons moved to a heart"]),
 )
 def test_edits_of_disjoint_neurons_commute(layout, pixels, example):
@@ -112,43 +138,44 @@ def test_edits_of_disjoint_neurons_commute(layout, pixels, example):
 
 
 @law
-@given(cases(), batches)
+@given(cases(), any_batches)
 def test_leaving_the_context_restores_the_model(case, pixels):
     layout, intervention = case
     before = run(layout, pixels)
     run(layout, pixels, intervention)
-    assert n_hooks(layout) == 0
+    assert n_hooks(layout, pixels.dtype) == 0
     assert torch.equal(run(layout, pixels), before)
-    assert model(layout).n_added_tokens == 0
+    assert model(layout, pixels.dtype).n_added_tokens == 0
 
 
 @few
-@given(cases(), batches)
+@given(cases(), any_batches)
 def test_an_exception_restores_the_model_too(case, pixels):
     layout, intervention = case
     before = run(layout, pixels)
-    with pytest.raises(ZeroDivisionError), model(layout).intervened(intervention):
+    hooked = model(layout, pixels.dtype)
+    with pytest.raises(ZeroDivisionError), hooked.intervened(intervention):
         _ = 1 / 0
-    assert n_hooks(layout) == 0
+    assert n_hooks(layout, pixels.dtype) == 0
     assert torch.equal(run(layout, pixels), before)
 
 
 @law
-@given(cases(), batches)
+@given(cases(), any_batches)
 def test_plain_hooks_do_the_same_as_the_context(case, pixels):
     layout, intervention = case
-    hooked = model(layout)
+    hooked = model(layout, pixels.dtype)
     with torch.no_grad():
         plain = hooked.run_with_hooks(pixels, fwd_hooks=intervention.fwd_hooks(hooked))
     assert torch.equal(plain, run(layout, pixels, intervention))
 
 
 @law
-@given(cases(), batches)
+@given(cases(), any_batches)
 def test_nothing_is_edited_in_place(case, pixels):
     """What a hook before the intervention has seen stays as it was seen."""
     layout, intervention = case
-    hooked = model(layout)
+    hooked = model(layout, pixels.dtype)
     seen = []
 
     def keep(activation, hook):
@@ -174,7 +201,7 @@ def test_json_round_trip(case):
 
 
 @few
-@given(cases(), batches)
+@given(cases(), any_batches)
 def test_what_json_brings_back_does_the_same(case, pixels):
     layout, a = case
     again = Intervention.from_json(a.to_json())
@@ -212,23 +239,12 @@ def test_gradients_flow_through_every_kind(layout, example):
     assert (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
-@law
-@given(cases(), st.integers(0, 100))
-def test_gradients_are_those_of_finite_differences(case, seed):
-    layout, intervention = case
+@pytest.mark.parametrize(("layout", "example"), ONCE)
+def test_gradients_are_those_of_finite_differences(layout, example):
     hooked = model(layout, torch.float64)
-    pixels = images(1, seed, torch.float64).requires_grad_()
-    direction = images(1, seed + 1, torch.float64)
-    direction = direction / direction.norm()
-
-    def at(step: float) -> torch.Tensor:
-        with hooked.intervened(intervention):
-            return hooked(pixels + step * direction).sum()
-
-    (gradient,) = torch.autograd.grad(at(0.0), pixels)
-    with torch.no_grad():
-        slope = (at(1e-6) - at(-1e-6)) / 2e-6
-    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-6)
+    pixels = images(1, 5, torch.float64).requires_grad_()
+    with hooked.intervened(EXAMPLES[example](layout)):
+        assert torch.autograd.gradcheck(hooked, pixels, fast_mode=True)
 
 
 @few

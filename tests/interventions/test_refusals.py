@@ -82,6 +82,10 @@ HEADS = torch.zeros(3, 2, 16)
             "has no head axis; heads are told apart at hook_q",
         ),
         (lambda: PatchActivation("hook_pooled", HEADS, "cls"), "has no token axis"),
+        (
+            lambda: PatchActivation("blocks.0.attn.hook_pattern", HEADS, "cls"),
+            "hook_pattern has no token axis.*ReplacePattern",
+        ),
     ],
 )
 def test_values_that_mean_nothing(make, message):

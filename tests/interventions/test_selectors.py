@@ -48,6 +48,25 @@ def test_parts_are_those_of_the_layout(layout, n_registers):
                 chosen(layout, part, n_registers=n_registers)
 
 
+@pytest.mark.parametrize("point", ["hook_embed", "hook_full_embed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_patches_are_found_before_registers_stand_in_front_of_them(layout, point):
+    """Registers enter at `hook_full_embed`: who edits before them meets fewer rows."""
+    mark = PatchActivation(point, torch.tensor(7.0), tokens=Part("patches") & ~Positions(((0, 0),)))
+    plain = cached(layout, images(2), mark)[point]
+    rows = model(layout).layout()
+    expected = torch.zeros(2, rows.n_tokens, dtype=torch.bool)
+    expected[:, rows.patches.start + 1 :] = True
+    assert torch.equal((plain == 7).all(dim=-1), expected)
+    behind = slice(rows.patches.start, None)
+    for arms in [(mark + ExtraTokens(2),), (mark, ExtraTokens(2)), (ExtraTokens(2) + mark,)]:
+        found = cached(layout, images(2), *arms)
+        last = found["hook_full_embed"][:, 2 + rows.patches.start :]
+        without = cached(layout, images(2), mark)["hook_full_embed"][:, behind]
+        torch.testing.assert_close(last, without)
+        assert found["hook_full_embed"].shape[1] == rows.n_tokens + 2
+
+
 @few
 @given(layouts, batches)
 def test_selectors_combine_as_sets(layout, pixels):

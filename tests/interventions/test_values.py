@@ -77,6 +77,11 @@ def test_a_composition_reads_in_order():
     )
 
 
+def test_a_composition_of_compositions_is_one():
+    a, b, c = ZeroNeurons({0: [3]}), ZeroNeurons({0: [4]}), ZeroNeurons({1: [3]})
+    assert Sequence((a, Sequence((b, c)))) == Sequence((a, b, c, Empty())) == a + b + c
+
+
 def test_what_json_holds_is_plain_and_named():
     body = json.loads((ZeroNeurons({1: [7]}, tokens="patches") + Empty()).to_json())
     assert body == {
