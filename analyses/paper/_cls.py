@@ -22,6 +22,10 @@ class ClsParts:
     """Group -> sum over its tokens and all heads of pattern x value x W_O. Not renormalised."""
     attention: Mapping[str, Float[Tensor, " image"]]
     """Group -> its share of the attention of [CLS], mean over heads."""
+    by_patch: Float[Tensor, "image patch"]
+    """Attention of [CLS] to each patch, mean over heads: the map that people look at."""
+    given: Float[Tensor, "image patch"]
+    """Norm of what each patch gives: of the sum over heads of pattern x value x W_O."""
     full: Float[Tensor, "image d_model"]
     """Output of attention: the sum of all parts and the bias."""
     skip: Float[Tensor, "image d_model"]
@@ -72,10 +76,19 @@ def cls_parts(bench: Bench, arm: Intervention, layer: int) -> ClsParts:
         mixed = torch.einsum("bhk,bkhd->bhd", pattern, found["value"])
         parts[name] = torch.einsum("bhd,hdm->bm", mixed, weight)
         attention[name] = pattern.sum(dim=2).mean(dim=1)
+    patches = bench.layout(arm).patches
+    given = [
+        torch.einsum("bhk,bkhd,hdm->bkm", pattern[..., patches], value[:, patches], weight).norm(
+            dim=2
+        )
+        for pattern, value in zip(found["pattern"].split(16), found["value"].split(16), strict=True)
+    ]
     missing = sum(parts.values()) + attn.b_O.detach().float() - found["full"]
     if missing.norm() > 1e-3 * found["full"].norm():
         raise UnsupportedModelError(
             f"Block {layer} of {bench.model.cfg.model_name}: attention is no plain sum over tokens "
             f"(parts miss {missing.norm() / found['full'].norm():.1%}); these measures do not apply."
         )
-    return ClsParts(parts, attention, found["full"], found["skip"], found["final"])
+    by_patch = found["pattern"][..., patches].mean(dim=1)
+    whole = (found["full"], found["skip"], found["final"])
+    return ClsParts(parts, attention, by_patch, torch.cat(given), *whole)

@@ -66,6 +66,11 @@ def fewest(parts: Float[Tensor, " neuron"], share: float) -> list[int]:
     return order[:n].tolist()
 
 
+def count(neurons: list[int]) -> str:
+    """In words."""
+    return f"{len(neurons)} neuron{'s' * (len(neurons) != 1)}"
+
+
 def draw(found: Activity, chosen: list[int], layer: int) -> Figure:
     """Sorted activations, and how they spread."""
     figure, axes = panels(1, 2)
@@ -78,7 +83,7 @@ def draw(found: Activity, chosen: list[int], layer: int) -> Figure:
     axes[0, 0].set(xlabel=f"neuron of block {layer}, by rank", ylabel="mean |activation|")
     parts = (found.outliers.mean(dim=0) * found.along).sort(descending=True).values
     axes[0, 1].semilogx(range(1, len(parts) + 1), parts.cumsum(0) / parts.sum(), color=BLUE)
-    axes[0, 1].axvline(len(chosen), color=RED, ls="--", lw=0.8, label=f"{len(chosen)} neurons")
+    axes[0, 1].axvline(len(chosen), color=RED, ls="--", lw=0.8, label=count(chosen))
     axes[0, 1].set(xlabel="neurons, best first", ylabel="share of the update along it")
     for axis in axes.flat:
         axis.legend()
@@ -112,7 +117,7 @@ def analyse(config: Config) -> Findings:
         f"|activation| {here} at outliers, {elsewhere} elsewhere"
     )
     words = (
-        f"{len(chosen)} of the {parts.numel()} neurons of block {layer} make {config.share:.0%} of what "
+        f"Of the {parts.numel()} neurons of block {layer} {len(chosen)} make {config.share:.0%} of what "
         f"its MLP adds to outliers along the mean of that: {sorted(chosen)[:10]}. Of them "
         f"{len(set(chosen) & set(known))} are among the register neurons of this block, {known}. One "
         f"image by itself needs {numbers['neurons_by_image']}. Their mean |activation| is {here} at "

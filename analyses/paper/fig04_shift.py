@@ -160,7 +160,10 @@ def analyse(config: Config) -> Findings:
         f"become outliers. A register leaves {register['outliers_elsewhere']} outliers among the patches. "
         f"Random neurons put the largest norm there in {control['largest_norm_in_target']}, random neurons "
         f"that get the register neurons' values in {copied['largest_norm_in_target']} of the images, with "
-        f"{control['outliers_elsewhere']} and {copied['outliers_elsewhere']} outliers elsewhere."
+        f"{control['outliers_elsewhere']} and {copied['outliers_elsewhere']} outliers elsewhere. But is the "
+        "size of a value without effect? With those values the target is above the threshold in "
+        f"{copied['target_that_is_outlier']} of the images and draws {copied['attention_on_target']} of the "
+        f"attention of [CLS] (random neurons with their own values: {control['attention_on_target']})."
     )
     figures = {
         "figure": draw(bench, seen),

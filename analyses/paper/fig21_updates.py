@@ -107,6 +107,12 @@ def analyse(config: Config) -> Findings:
         f"{best['random_cosine']} (mean and spread over {config.n_controls} draws, "
         f"{len(bench.pixels)} images)."
     )
+    alone = [layer for layer, neurons in bench.neurons.layers if len(neurons) == 1]
+    if alone:
+        words += (
+            f" Blocks {alone} have a single register neuron, whose update has one direction by "
+            "construction, up to its sign: cosines say nothing there, and norms do."
+        )
     return Findings(headline, words, numbers, {"figure": figure}, bench.facts)
 
 

@@ -35,6 +35,7 @@ from ttreg_interp.interventions import (
     TestTimeRegister,
     ZeroNeurons,
 )
+from ttreg_interp.metrics.artifacts import attention_norm_correlation
 from ttreg_interp.metrics.cka_interval import cka_interval
 from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.metrics.similarity import cosine
@@ -128,6 +129,13 @@ def measure(config: Config, bench: Bench, views: Bench, arm: Intervention) -> di
     found: dict[str, Any] = {
         "attention": split(parts, config.seed),
         "attention_to_itself": mean_interval(parts.attention[SELF], config.seed),
+        "map_and_what_patches_give": mean_interval(
+            attention_norm_correlation(parts.by_patch, parts.given), config.seed
+        ),
+        "cls_with_final_by_block": [
+            mean_interval(cosine(block, parts.final), config.seed)
+            for block in cls_by_block(bench, arm)
+        ],
         "with_full_output": {
             name: likeness(part, parts.full, config.seed) for name, part in attended_parts.items()
         },
@@ -146,6 +154,13 @@ def measure(config: Config, bench: Bench, views: Bench, arm: Intervention) -> di
     if config.one_shot:
         found["one_shot"] = one_shot(views, arm, config.seed)
     return found
+
+
+def cls_by_block(bench: Bench, arm: Intervention) -> list[Float[Tensor, "image d_model"]]:
+    """[CLS] after every block."""
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(bench.last + 1)]
+    found = bench.collect({name: (name, lambda resid: resid[:, 0]) for name in names}, arm)
+    return [found[name] for name in names]
 
 
 def sinks_by_layer(bench: Bench, arm: Intervention) -> Float[Tensor, "layer image"]:
@@ -245,8 +260,12 @@ def analyse(config: Config) -> Findings:
         f"has cosine {patch_before['cosine']} with the whole output of attention before and "
         f"{patch_after['cosine']} after (CKA {patch_before['cka']} and {patch_after['cka']}); between "
         f"before and after that part itself has cosine {kept['ordinary patches']}. "
+        "Over the patches the map's rank correlation with the size of what each gives is "
+        f"{intact['map_and_what_patches_give']} before and {register['map_and_what_patches_give']} after. "
         f"[CLS] as it enters the block is {intact['skip_over_attention']} times as long as what attention "
-        f"adds before, {register['skip_over_attention']} times after.\n\n{table(numbers)}"
+        f"adds before, {register['skip_over_attention']} times after. CKA is debiased, with jackknife "
+        "intervals; the full output holds the part of [CLS] itself and the bias, and one-shot is by image "
+        f"(two crops each).\n\n{table(numbers)}"
     )
     everything = {"arms": numbers, "before_and_after": kept, "sinks_by_block": by_block}
     return Findings(headline, words, everything, {"figure": draw(numbers, by_block)}, bench.facts)

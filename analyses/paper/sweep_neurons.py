@@ -37,6 +37,8 @@ class Config(BenchConfig):
     """top_k."""
     around: tuple[int, ...] = (-1, 0, 1, 2)
     """top_layer, counted from the block where outliers emerge."""
+    detect_layers: tuple[int, ...] = ()
+    """Blocks at which outliers are told; absent: where they emerge, the chosen one, the last two."""
 
 
 def ranking(bench: Bench, detect_layer: int | None = None, top_k: int = 1) -> list[Row]:
@@ -110,7 +112,9 @@ def analyse(config: Config) -> Findings:
     }
     enough = [cell for cell in numbers.values() if cell["outliers_left"].estimate < 0.05]
     least = min(enough, key=lambda cell: (cell["top_k"], cell["top_layer"]), default=None)
-    layers = sorted({bench.emerges_at, bench.outliers.detect_layer, bench.last - 1, bench.last})
+    layers = list(config.detect_layers) or sorted(
+        {bench.emerges_at, bench.outliers.detect_layer, bench.last - 1, bench.last}
+    )
     reference = NeuronSet.of([row[:2] for row in rows[: len(bench.neurons)]])
     overlap = {
         layer: len(reference & NeuronSet.of([row[:2] for row in ranking(bench, layer, len(reference))[: len(reference)]]))

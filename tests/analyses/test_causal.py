@@ -11,7 +11,7 @@ def planted():
     from ttreg_interp.testbed import photograph_tensor, planted_vit
 
     vit = planted_vit(image_size=64, depth=6, width=96)
-    return HookedViT.wrap(vit.module), vit.truth, photograph_tensor(64)
+    return HookedViT.wrap(vit.module), vit.truth, photograph_tensor(64)[:10]
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,11 @@ def test_shares_of_attention_add_up_and_parts_make_the_whole(found):
     whole = sum(parts.parts.values()) + bench.model.blocks[7].attn.b_O.detach()
     assert (whole - parts.full).norm() < 1e-4 * parts.full.norm()
     assert float(sum(parts.attention.values()).sub(1).abs().max()) < 1e-5
+    patches = parts.parts["outlier patches"] + parts.parts["other patches"]
+    assert (patches.norm(dim=1) <= parts.given.sum(dim=1) * (1 + 1e-5)).all()
+    assert parts.by_patch.sum(dim=1) == pytest.approx(
+        (parts.attention["outlier patches"] + parts.attention["other patches"]).tolist(), rel=1e-4
+    )
 
 
 def test_one_shot_tells_the_part_that_holds_the_image_from_a_constant(found):

@@ -91,7 +91,7 @@ def test_the_register_draws_what_the_outliers_drew_and_an_empty_token_nothing(fo
 
 
 def test_only_the_outliers_own_mlp_and_planted_neurons_bring_them_back(found, planted):
-    numbers = found("patching").numbers
+    numbers = found("patching", n_images=2, n_random=2).numbers
     best = numbers["best"]
     assert best["mlp_out"] == [planted.emerges_at, numbers["kinds_of_tokens"].index("outliers")]
     assert all(abs(cell["back"].estimate) < 0.05 for cell in numbers["heads"])
@@ -105,7 +105,9 @@ def test_only_the_outliers_own_mlp_and_planted_neurons_bring_them_back(found, pl
 
 
 def test_outliers_vanish_with_the_planted_neurons_and_not_before_their_layer(found, planted):
-    numbers = found("sweep_neurons", counts=(1, 6), around=(-2, 2)).numbers
+    numbers = found(
+        "sweep_neurons", counts=(1, 6), around=(-2, 2), detect_layers=(11,), n_images=6
+    ).numbers
     assert numbers["register_neurons_among_best"] == 6
     top = max(planted.truth)
     cells = {
@@ -118,8 +120,8 @@ def test_outliers_vanish_with_the_planted_neurons_and_not_before_their_layer(fou
 
 
 def test_neurons_of_one_resolution_clean_the_others(found):
-    numbers = found("sweep_resolution", scales=(1.0, 1.5)).numbers
-    assert list(numbers) == ["112 x 112", "168 x 168"]
+    numbers = found("sweep_resolution", scales=(1.0, 2.0), n_images=6).numbers
+    assert list(numbers) == ["112 x 112", "224 x 224"]
     for size in numbers.values():
-        assert size["images_with_outliers"] == 8 and size["register"].estimate == 0
+        assert size["images_with_outliers"] == 6 and size["register"].estimate == 0
         assert size["random neurons moved"].estimate == size["intact"].estimate

@@ -12,11 +12,13 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "analyses" / "paper").glob("[!_]*
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """A folder with the results of one small run of the whole room."""
+    """A folder with the results of a run of two scripts."""
     from analyses.__main__ import All
 
     folder = tmp_path_factory.mktemp("out")
-    everything = All(out=folder, image_size=112, only=("fig25_decoder", "fig05_maps"))
+    (folder / "fig25_decoder").mkdir()
+    (folder / "fig25_decoder" / "view.html").touch()
+    everything = All(out=folder, image_size=112, only=("fig25_decoder", "reb_attention"))
     assert everything.run() == 0
     return folder
 
@@ -44,16 +46,15 @@ def test_a_result_says_what_it_was_made_from(out):
 
 
 def test_figures_are_there_for_screen_and_print(out):
-    for name in ("figure", "norms"):
-        assert (out / "fig05_maps" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert "<svg" in (out / "fig05_maps" / f"{name}.svg").read_text(encoding="utf-8")
+    for name in ("fig25_decoder", "reb_attention"):
+        assert (out / name / "figure.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (out / name / "figure.svg").read_text(encoding="utf-8")
 
 
 def test_the_page_needs_no_network_and_links_to_what_can_be_pointed_at(out):
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<section") == 2 and 'src="http' not in page
-    assert 'href="fig05_maps/attention_intact.html"' in page
-    assert (out / "fig05_maps" / "attention_intact.html").exists()
+    assert 'href="fig25_decoder/view.html"' in page
 
 
 def test_a_script_with_nothing_to_analyse_is_named_on_the_page(tmp_path, capsys):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +21,9 @@ def scripts():
         from ttreg_interp.testbed import planted_vit
 
         vit = planted_vit(image_size=96, depth=6)
-        patch.setattr(_bench, "load", lambda spec, image_size: HookedViT.wrap(vit.module))
+        model = HookedViT.wrap(vit.module)
+        model.preprocess = lambda image: pil_to_tensor(image).float() / 127.5 - 1
+        patch.setattr(_bench, "load", lambda spec, image_size: model)
         patch.setattr(_bench, "_planted", lambda spec, image_size: vit)
         _bench.shared_bench.cache_clear()
         yield {"bias_table": bias_table, "empirical": empirical}

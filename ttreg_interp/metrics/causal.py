@@ -223,10 +223,12 @@ def _tests(found: Comparison, arms: Arms, seed: int) -> Iterator[Test]:
         for metric in found.metrics:
             mine = found.per_image[name][metric.name]
             control = control_of(arm)
-            random = torch.stack(
-                [found.per_image[f"{control}: {draw}"][metric.name] for draw in found.arms[control]]
-            )
-            others = {"random": random.mean(dim=0)}
+            draws = [
+                values[metric.name]
+                for arm_name, values in found.per_image.items()
+                if arm_name.startswith(f"{control}: ")
+            ]
+            others = {"random": torch.stack(draws).mean(dim=0)}
             if not metric.against_intact:
                 others = {INTACT: found.per_image[INTACT][metric.name], **others}
             for against, theirs in others.items():
@@ -269,7 +271,7 @@ def _samples(
     def keep(index: Tensor, post: Tensor, hook: Any) -> None:
         kept[hook.name].append(post[:, :, index.to(post.device)].flatten(0, 1).float().cpu())
 
-    hooks = [
+    hooks: list[Any] = [
         (name, partial(keep, torch.tensor(chosen)))
         for name, (_, chosen) in zip(kept, neurons.layers, strict=True)
     ]
