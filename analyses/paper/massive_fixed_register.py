@@ -25,6 +25,7 @@ from analyses._bench import Bench, BenchConfig
 from analyses._figures import by_layer, curve, panels
 from analyses._run import Findings, main
 from ttreg_interp.interventions import (
+    Empty,
     Intervention,
     PatchActivation,
     TestTimeRegister,
@@ -40,7 +41,7 @@ from ttreg_interp.metrics.arm_metrics import (
     Top1,
 )
 from ttreg_interp.metrics.compare import compare
-from ttreg_interp.metrics.intervals import mean_interval
+from ttreg_interp.metrics.intervals import Interval, mean_interval
 from ttreg_interp.metrics.norms import massive_activations
 from ttreg_interp.metrics.similarity import mean_cosine_to_others
 
@@ -77,16 +78,27 @@ def register_means(bench: Bench, register: TestTimeRegister, pixels: Tensor) -> 
 def states(
     bench: Bench, arm: Intervention, row: int
 ) -> dict[str, Float[Tensor, "layer image d_model"]]:
-    """One row after every block, and as the next block's norm hands it on (gain and offset left out)."""
-    read = {}
-    for layer in range(bench.last):
-        read[f"raw{layer}"] = (f"blocks.{layer}.hook_resid_post", lambda x: x[:, row])
-        read[f"norm{layer}"] = (f"blocks.{layer + 1}.ln1.hook_normalized", lambda x: x[:, row])
-    found = bench.collect(read, arm)
-    return {
-        kind: torch.stack([found[f"{kind}{layer}"] for layer in range(bench.last)])
-        for kind in ("raw", "norm")
-    }
+    """One row after every block but the last, as it is and after the next block's norm.
+
+    The norm's gain belongs to it: it is what makes the few huge dimensions small.
+    """
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(bench.last)]
+    found = bench.collect({name: (name, lambda resid: resid[:, row]) for name in names}, arm)
+    raw = [found[name] for name in names]
+    blocks = bench.model.blocks[1:]
+    normed = [block.ln1(state).detach() for block, state in zip(blocks, raw, strict=True)]
+    return {"raw": torch.stack(raw), "norm": torch.stack(normed)}
+
+
+def massive(bench: Bench, arm: Intervention, rows: slice) -> list[Interval]:
+    """Massive activations at some rows, by block: of all tokens' entries, those at these."""
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(bench.last + 1)]
+
+    def count(resid: Tensor) -> Tensor:
+        return massive_activations(resid)[:, rows].sum(dim=(1, 2))
+
+    found = bench.collect({name: (name, count) for name in names}, arm)
+    return [mean_interval(found[name], bench.seed) for name in names]
 
 
 def analyse(config: Config) -> Findings:
@@ -121,7 +133,11 @@ def analyse(config: Config) -> Findings:
     table = compare(
         bench.model, bench.pixels[:half], arms, metrics, config.batch_size, labels, config.seed
     )
-    massive = massive_activations(found["raw"].transpose(0, 1)).sum(dim=(1, 2)).double()
+    counted = {
+        "register": massive(bench, register, slice(row, row + 1)),
+        "patches, with a register": massive(bench, register, bench.layout(register).patches),
+        "patches, intact": massive(bench, Empty(), bench.layout().patches),
+    }
     figure, axes = panels(1, 1, 2.2, 4.4)
     for place, (name, values) in enumerate(alike.items()):
         curve(axes[0, 0], values, range(len(values)), place, name)
@@ -141,10 +157,11 @@ def analyse(config: Config) -> Findings:
         f"{last['[CLS], before the norm']} and {last['[CLS], after it']}). Against the intact model the "
         f"output changes by {change['register']} with a register, by {change[FIXED]} with one that is the "
         f"same in every image (mean of {len(bench.pixels) - half} other images, after every block) and by "
-        f"{change[EMPTY]} with one of zeros. An image's register holds "
-        f"{mean_interval(massive, config.seed)} massive activations over all blocks.\n\n{table}"
+        f"{change[EMPTY]} with one of zeros. Massive activations after block {bench.outliers.detect_layer}: "
+        + ", ".join(f"{name} {v[bench.outliers.detect_layer]}" for name, v in counted.items())
+        + f" an image.\n\n{table}"
     )
-    numbers = {"cosine_between_images": alike, "arms": table.to_dict(), "massive": mean_interval(massive, config.seed)}  # fmt: skip
+    numbers = {"cosine_between_images": alike, "arms": table.to_dict(), "massive": counted}  # fmt: skip
     return Findings(headline, words, numbers, {"figure": figure}, bench.facts)
 
 

@@ -60,6 +60,11 @@ def analyse(config: Config) -> Findings:
         + f" registers to that of one ({len(bench.pixels)} images). Together they hold "
         f"{share[1]} (1) to {share[config.most]} ({config.most}) of its attention.{trained}"
     )
+    if len(bench.neurons) < config.most:
+        words += (
+            f" There are {len(bench.neurons)} register neurons: of more registers than that some get "
+            "none, and are empty tokens."
+        )
     return Findings(headline, words, numbers, {"figure": figure}, bench.facts)
 
 
