@@ -53,6 +53,8 @@ class Eval:
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     seed: int = 0
     """Of control draws and bootstrap."""
+    dry_run: bool = False
+    """With 'paper': say only what is here and what is missing."""
     force: bool = False
     """Use neurons that were found on other weights (another hash)."""
     json: bool = False
@@ -62,6 +64,9 @@ class Eval:
         """Evaluate, write, print."""
         from ttreg_interp.discovery.distributed import current_shard, torchrun
 
+        if self.name == PAPER:
+            with torchrun():
+                return self._paper()
         with torchrun():
             result = self._result()
             if current_shard().number == 0:
@@ -94,6 +99,46 @@ class Eval:
                 progress,
             )
 
+    def _paper(self) -> int:
+        """Say what is here and what is missing; run what can be run."""
+        from ttreg_interp.discovery.distributed import current_shard
+        from ttreg_interp.evaluations.paper import jobs, survey
+
+        neurons = {model: str(self.neurons) for model in self.models if self.neurons is not None}
+        found = jobs(Path(self.data), self.models, neurons)
+        first = current_shard().number == 0
+        if first:
+            emit({"jobs": [vars(job) for job in found]}, self.json, survey(found))
+        for job in found:
+            if job.missing or self.dry_run:
+                continue
+            result = self._job(job)
+            if first:
+                result.save(self.out / job.folder)
+                title = f"\nTable {job.table}, {job.model}: {result}"
+                emit(result.to_dict(), self.json, title, f"results in {self.out / job.folder}")
+        return 0 if any(not job.missing for job in found) else 1
+
+    def _job(self, job: Any) -> Any:
+        from ttreg_interp.evaluations.arms import standard_arms
+        from ttreg_interp.evaluations.catalogue import evaluation_of
+        from ttreg_interp.evaluations.paper import opened
+        from ttreg_interp.evaluations.run import evaluate
+
+        model = self._load(job.spec)
+        arms: dict[str, Any] = {}
+        if job.arms:
+            neurons = self._neurons(model, job.neurons)
+            fit = self._fit(model, job.arms)
+            arms |= standard_arms(model, neurons, job.arms, fit, self.n_draws, self.seed)
+        evaluation, data = evaluation_of(job.name, job.options), opened(job, self.limit)
+        total = sum(map(len, data.values()))
+        with counting(total, f"{job.name}, {job.model}") as progress:
+            folder = self.out / job.folder
+            return evaluate(
+                evaluation, model, data, arms, folder, self.batch_size, self.seed, progress
+            )
+
     def _load(self, spec: str) -> Any:
         import torch
 
@@ -109,22 +154,35 @@ class Eval:
         arms: dict[str, Any] = {}
         if self.neurons is not None:
             arms |= standard_arms(
-                model, self._neurons(model), self.arms, self._fit(model), self.n_draws, self.seed
+                model,
+                self._neurons(model, str(self.neurons)),
+                self.arms,
+                self._fit(model, self.arms),
+                self.n_draws,
+                self.seed,
             )
         if self.trained is not None:
             arms["trained registers"] = self._load(self.trained)
         return arms
 
-    def _neurons(self, model: Any) -> Any:
+    def _neurons(self, model: Any, source: str) -> Any:
+        """From a file, or from a published list."""
         from ttreg_interp.discovery import RegisterNeurons
+        from ttreg_interp.discovery.published import published_lists, read_published
 
-        found = RegisterNeurons.load(self.neurons or "")
-        found.check_model(model, strict=not self.force)
+        listed = source in published_lists()
+        found = read_published(source) if listed else RegisterNeurons.load(source)
+        found.check_model(model, strict=not (self.force or listed))
         return found
 
-    def _fit(self, model: Any) -> list[Any]:
-        if self.fit is None or "bias" not in self.arms:
+    def _fit(self, model: Any, arms: tuple[str, ...]) -> list[Any]:
+        if "bias" not in arms:
             return []
+        if self.fit is None:
+            raise DataError(
+                "The arm 'bias' measures k' and v' on images of its own: --fit FOLDER, other images "
+                "than those evaluated."
+            )
         from ttreg_interp.data.images import images
 
         device, dtype = model.cfg.device, model.cfg.dtype

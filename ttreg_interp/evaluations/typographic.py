@@ -1,8 +1,8 @@
 """Typographic attacks: how often a text in the image beats what the image shows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -23,15 +23,8 @@ from ttreg_interp.hooked import HookedViT
 from ttreg_interp.metrics.classification import zero_shot_classifier, zero_shot_logits
 from ttreg_interp.metrics.set_scores import Mean
 
-
-class _Judge(Protocol):
-    """Says how well outputs fit words."""
-
-    def __call__(
-        self, output: Float[Tensor, "batch output"], words: list[str]
-    ) -> Float[Tensor, " batch"]:
-        """The score of each image for its own word."""
-        ...
+Judge: TypeAlias = Callable[[Tensor, list[str]], Tensor]
+"""From outputs [batch, output] and a word for each image to how well they fit, [batch]."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class TypographicAttack(Evaluation):
     prompts: Prompts = Prompts(names="data", templates="photo")
     """Templates of the two words; their names come from the images."""
 
-    def context(self, model: HookedViT, data: Mapping[str, Annotated[Any]]) -> _Judge:
+    def context(self, model: HookedViT, data: Mapping[str, Annotated[Any]]) -> Judge:
         """What compares outputs with words: the text tower, or the classes of a classifier."""
         if model.text is not None:
             return _Words(model, self.prompts)
@@ -68,7 +61,7 @@ class TypographicAttack(Evaluation):
         area = None if target.area is None else cropped_area(model, target.area)
         return Prepared(preprocessed(model, image), (target.real, target.text, area))
 
-    def measure(self, run: Run, pixels: Tensor, targets: list[Any], context: _Judge) -> Kept:
+    def measure(self, run: Run, pixels: Tensor, targets: list[Any], context: Judge) -> Kept:
         """See Evaluation; an image whose text the preprocessing crops away keeps a mark."""
         real, text, areas = (list(column) for column in zip(*targets, strict=True))
         marked = [area is not None for area in areas]
