@@ -31,6 +31,9 @@ if TYPE_CHECKING:
         ZeroNeurons,
     )
     from ttreg_interp.metrics.compare import compare
+    from ttreg_interp.metrics.language import language_loss
+    from ttreg_interp.metrics.massive_activations import massive_activations
+    from ttreg_interp.metrics.sinks import attention_sinks
     from ttreg_interp.metrics.trace import Effect, measure_effect, trace
     from ttreg_interp.theory.attention_bias import fit_attention_bias
     from ttreg_interp.theory.sinks import noop_measures
@@ -61,6 +64,9 @@ _HOME = {
     "measure_effect": "metrics.trace",
     "Effect": "metrics.trace",
     "compare": "metrics.compare",
+    "massive_activations": "metrics.massive_activations",
+    "attention_sinks": "metrics.sinks",
+    "language_loss": "metrics.language",
     # the mechanism
     "fit_attention_bias": "theory.attention_bias",
     "noop_measures": "theory.sinks",

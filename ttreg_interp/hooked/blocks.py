@@ -15,7 +15,24 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.errors import UnsupportedModelError
-from ttreg_interp.hooked.parts import AttentionParts, BlockParts, MLPParts, Positions
+from ttreg_interp.hooked.parts import (
+    AttentionParts,
+    BlockParts,
+    MLPParts,
+    OutputLinear,
+    Positions,
+)
+
+
+def guard_hooks(module: nn.Module) -> None:
+    """Look at every hook point of a module that is being compiled, so that hooks that come or go later
+    are noticed: `torch.compile` has no guards on hooks of its own
+    (`torch._dynamo.config.skip_nnmodule_hook_guards`), also not in blocks that are compiled one by one.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        for point in module.modules():
+            if isinstance(point, HookPoint):
+                point.has_hooks()
 
 
 class HookedNorm(nn.Module):
@@ -101,6 +118,7 @@ class HookedAttention(nn.Module):
         self, x: Float[Tensor, "batch token d_model"], positions: Positions = None
     ) -> Float[Tensor, "batch token d_model"]:
         """The layer's contribution to the residual stream, LayerScale included."""
+        guard_hooks(self)
         q, k, v = self.parts.qkv(x)
         # A hook may lengthen k and v at the front (an attention bias is one key more): rotation
         # and masks count from the end.
@@ -229,6 +247,7 @@ class HookedMLP(nn.Module):
         self, x: Float[Tensor, "batch token d_model"]
     ) -> Float[Tensor, "batch token d_model"]:
         """The MLP's contribution to the residual stream, LayerScale included."""
+        guard_hooks(self)
         pre, linear = self.parts.project(x)
         post = self.parts.act(self.hook_pre(pre))
         if linear is not None:
@@ -288,7 +307,7 @@ def _scaled_rows(weight: Tensor, gamma) -> Tensor:
     return weight if gamma is None else weight * gamma()[:, None]
 
 
-def _out_bias(out: nn.Linear, gamma) -> Tensor:
+def _out_bias(out: OutputLinear, gamma) -> Tensor:
     if out.bias is None:
         return out.weight.new_zeros(out.weight.shape[0])
     return out.bias if gamma is None else out.bias * gamma()
@@ -322,6 +341,7 @@ class HookedBlock(nn.Module):
         self, resid_pre: Float[Tensor, "batch token d_model"], positions: Positions = None
     ) -> Float[Tensor, "batch kept d_model"]:
         """The residual stream after this block; a hook may have added or deleted rows."""
+        guard_hooks(self)
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), positions))
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from ttreg_interp.errors import UnsupportedModelError
-from ttreg_interp.hooked.layout import TokenLayout
+from ttreg_interp.hooked.text_layout import Layout
 
 
 class ViTActivationCache(ActivationCache):
@@ -20,7 +20,7 @@ class ViTActivationCache(ActivationCache):
         self,
         cache_dict: dict[str, Tensor],
         model: Any,
-        layout: TokenLayout,
+        layout: Layout,
         has_batch_dim: bool = True,
     ):
         super().__init__(cache_dict, model, has_batch_dim=has_batch_dim)

@@ -6,7 +6,7 @@ are read when they are used, so moving or loading the source after wrapping it i
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +16,25 @@ Heads = Float[Tensor, "batch token head d_head"]
 Pixels = Float[Tensor, "batch channel height width"]
 Positions = Any
 """What the embedding hands to rotary attention: a family's own affair, None without rotation."""
+
+
+@runtime_checkable
+class OutputLinear(Protocol):
+    """A linear map out of a layer: torch's Linear, or what reads like one."""
+
+    @property
+    def weight(self) -> Tensor:
+        """[d_model, in]."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[d_model]."""
+        ...
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """x weight^T + bias."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +51,7 @@ class AttentionParts:
     """Weights of q, k, v, each [n_heads * d_head, d_model]."""
     qkv_biases: Callable[[], tuple[Tensor | None, Tensor | None, Tensor | None]]
     """Biases of q, k, v, each [n_heads * d_head], or None."""
-    out: nn.Linear
+    out: OutputLinear
     """The output projection."""
     scale: float
     """Factor on query . key."""
@@ -56,7 +75,7 @@ class MLPParts:
     """The input of the nonlinearity, and the linear branch of a gated MLP (else None)."""
     act: Callable[[Tensor], Tensor]
     """The nonlinearity."""
-    out: nn.Linear
+    out: OutputLinear
     """The last linear, which reads the neurons."""
     in_weights: Callable[[], tuple[Tensor, Tensor | None]]
     """Weight [neuron, d_model] and bias [neuron] of the branch without a nonlinearity.

@@ -8,6 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ttreg_interp.errors import LayoutError
+from ttreg_interp.hooked.layout import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,7 @@ class TextLayout:
             "BOS",
             *(f"token {i}" for i in range(1, self.n_given)),
         ]
+
+
+Layout = TokenLayout | TextLayout
+"""Of images, or of texts."""

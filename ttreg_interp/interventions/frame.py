@@ -10,10 +10,7 @@ from torch import Tensor
 
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked.layout import TokenLayout
-from ttreg_interp.hooked.text_layout import TextLayout
-
-Layout = TokenLayout | TextLayout
-"""Of images, or of texts."""
+from ttreg_interp.hooked.text_layout import Layout, TextLayout
 
 
 @runtime_checkable

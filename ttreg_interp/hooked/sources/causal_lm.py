@@ -96,7 +96,7 @@ def _gpt2_block(layer: Any) -> BlockParts:
             qkv=common.fused_qkv(attn.c_attn, attn.num_heads),
             qkv_weights=lambda: common.three(inner.weight),
             qkv_biases=lambda: common.three(inner.bias),
-            out=_Transposed(attn.c_proj),  # type: ignore[arg-type]
+            out=_Transposed(attn.c_proj),
             scale=attn.scaling,
             causal=True,
         ),
@@ -104,7 +104,7 @@ def _gpt2_block(layer: Any) -> BlockParts:
         mlp=MLPParts(
             project=lambda x: (mlp.c_fc(x), None),
             act=mlp.act,
-            out=_Transposed(mlp.c_proj),  # type: ignore[arg-type]
+            out=_Transposed(mlp.c_proj),
             in_weights=lambda: (first.weight, first.bias),
         ),
     )
