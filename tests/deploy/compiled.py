@@ -6,6 +6,7 @@ import torch
 from tests.hooked import families
 from tests.hooked.sources import hf_families
 from ttreg_interp.deploy.bake import bake
+from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import Intervention, TestTimeRegister, ZeroNeurons
 
@@ -91,3 +92,28 @@ def test_hooks_without_an_intervention_are_noticed_too():
         assert torch.equal(doubled, model(pixels))
     assert not torch.equal(doubled, plain)
     assert torch.equal(compiled(pixels), plain)
+
+
+@pytest.mark.parametrize("part", ["block", "mlp", "attn"])
+@pytest.mark.parametrize("arm", ["register", "zero"])
+@torch.no_grad()
+def test_parts_that_are_compiled_one_by_one_follow_interventions_too(part, arm):
+    model = HookedViT.wrap(_shallow())
+    pixels = torch.randn(2, 3, 16, 16)
+    plain = model(pixels)
+    with model.intervened(ARMS[arm]):
+        expected = model(pixels)
+    (block,) = model.blocks
+    {"block": block, "mlp": block.mlp, "attn": block.attn}[part].compile(backend="eager")
+    assert torch.equal(model(pixels), plain)
+    with model.intervened(ARMS[arm]):
+        assert torch.equal(model(pixels), expected)
+    assert torch.equal(model(pixels), plain)
+
+
+@torch.no_grad()
+def test_a_compiled_copy_of_the_source_is_refused_inside_an_intervention():
+    model = HookedViT.wrap(_shallow())
+    compiled = _compiled(model.source)
+    with pytest.raises(InterventionError, match="a compiled copy of the model ran"):
+        _run(model, compiled, REGISTER, torch.randn(2, 3, 16, 16))
