@@ -1,30 +1,30 @@
-"""Every arm on one model: what a test-time register costs, against its controls.
+"""Every arm on one classifier: what a test-time register costs, against its controls.
 
 Question: how many images does a classifier lose when its register neurons are zeroed, replaced, or
 moved into a register, and when as many random neurons are zeroed?
 Place:    the causal table behind arXiv 2506.08010, section 3 and its rebuttal.
 Command:  python -m analyses.arms --model timm:vit_tiny_patch16_224@model.safetensors \\
-              --images FOLDER --labels FOLDER/labels.csv --neurons neurons.json --out OUT
-Runtime:  about 5 minutes for a ViT-Ti, 300 images and 40 arms on two free cores.
-Expect:   zeroing costs most, a register less, random neurons nothing.
+              --images FOLDER --labels FOLDER/labels.csv --neurons neurons.json \\
+              --fit-images OTHER_FOLDER --out OUT
+Runtime:  about 10 minutes for a ViT-Ti, 300 images and 37 arms on one core.
+Expect:   zeroing costs most, a calibrated register less than 1.5 points, random neurons nothing.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 import ttreg_interp as tt
 from ttreg_interp import interventions as act
 from ttreg_interp.data.labels import read_labels
-from ttreg_interp.metrics.classification import topk_correct
-from ttreg_interp.metrics.intervals import controls_interval, mean_interval, paired_difference
-from ttreg_interp.provenance import versions
+from ttreg_interp.metrics.arm_metrics import Labels, MaxOverMedian, SameTop1, Top1
+from ttreg_interp.metrics.arm_runs import ArmRun
+from ttreg_interp.metrics.compare import random_controls
+from ttreg_interp.metrics.comparison import Arms
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Config:
     labels: Path
     """CSV of file, class_index, name."""
     neurons: Path
-    """Register neurons, from `ttreg find`."""
+    """Register neurons, from `ttreg find` on other images."""
+    fit_images: Path
+    """Folder of other images, on which means, samples, k', v' and multiplicities are fitted."""
     out: Path
     """Folder for result.json and table.md."""
     n_controls: int = 20
     """Draws of matched random neurons."""
-    n_fit: int = 64
-    """Images, from the end of the list, on which means and k', v' are fitted."""
     limit: int | None = None
     """Use at most so many images."""
     batch_size: int = 25
@@ -53,117 +53,86 @@ class Config:
     """Of controls, noise and intervals."""
 
 
-def arms(
-    model: tt.HookedViT, neurons: tt.NeuronSet, fit: list[Tensor], seed: int
-) -> dict[str, act.Intervention]:
-    """The arms of the table, by name; `fit` are pixels for means and k', v'."""
-    last = max(layer for layer, _ in neurons)
-    register = act.TestTimeRegister(neurons)
+class Percent(Top1):
+    """Top-1 in per cent, so that differences are points."""
+
+    title: ClassVar[str] = "top-1 %"
+
+    def measure(self, run: ArmRun, intact: ArmRun, labels: Labels | None) -> Tensor:
+        """See ArmMetric."""
+        return 100 * super().measure(run, intact, labels).double()
+
+
+def arms(model: tt.HookedViT, found: tt.RegisterNeurons, fit: list[Tensor], config: Config) -> Arms:
+    """The arms of the table, by name; `fit` are pixels of other images than those of the table."""
+    neurons, seed = found.neurons, config.seed
     zero = act.ZeroNeurons(neurons)
     return {
         "neurons zeroed": zero,
         "neurons at their mean": act.mean_neurons(model, neurons, fit),
+        "neurons resampled": act.resample_neurons(model, neurons, fit, seed=seed),
         "neurons shuffled over tokens": act.ShuffleNeurons(neurons, seed=seed),
         "neurons replaced by noise": act.NoiseNeurons(neurons, seed=seed),
         **{f"{n} register{'s' * (n > 1)}": act.TestTimeRegister(neurons, n) for n in range(1, 7)},
-        **{"4 registers, each with the value": act.TestTimeRegister(neurons, 4, assign="same")},
         "register, reference semantics": act.TestTimeRegister(neurons, semantics="reference"),
-        f"register hidden before block {last + 1}": act.TestTimeRegister(
-            neurons, visible_from_layer=last + 1
-        ),
-        **{
-            f"register counting as {tau} keys": act.TestTimeRegister(neurons, multiplicity=tau)
-            for tau in (2, 4, 8)
-        },
-        f"register hidden before block {last + 1}, counting as 4 keys": act.TestTimeRegister(
-            neurons, visible_from_layer=last + 1, multiplicity=4
-        ),
-        "attention bias, neurons zeroed": zero + act.mean_attention_bias(model, register, fit),
+        **calibrated(model, found, fit),
         "token added, nothing moved": act.ExtraTokens(1),
+        f"{config.n_controls} x as many random neurons zeroed": random_controls(
+            neurons, model.cfg.d_mlp, config.n_controls, seed
+        ),
     }
 
 
-@torch.no_grad()
-def run_arm(
-    model: tt.HookedViT, pixels: Tensor, arm: act.Intervention, layer: int
-) -> tuple[Tensor, Tensor]:
-    """Logits, and max/median patch norm after `layer`, for every image of a batch."""
-    with model.intervened(arm):
-        logits, cache = model.run_with_cache(pixels, names_filter=f"blocks.{layer}.hook_resid_post")
-    norms = cache["resid_post", layer][:, cache.layout.patches].norm(dim=-1)
-    return logits, norms.amax(dim=1) / norms.median(dim=1).values
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The result as Markdown."""
-    lines = [
-        "| arm | top-1 % | against intact, points | max/median patch norm |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| {r['arm']} | {r['top1']} | {r['difference']} | {r['ratio']:.2f} |" for r in rows]
-    return "\n".join(lines) + "\n"
+def calibrated(
+    model: tt.HookedViT, found: tt.RegisterNeurons, fit: list[Tensor]
+) -> dict[str, act.Intervention]:
+    """A register, one hidden until after its neurons, and k', v': each counting as 1 and as tau keys."""
+    assert found.threshold is not None and found.detect_layer is not None
+    outliers = act.Outliers(found.threshold, found.detect_layer)
+    after = max(found.neurons.by_layer()) + 1
+    register = act.TestTimeRegister(found.neurons)
+    hidden = replace(register, visible_from_layer=after)
+    bias = act.mean_attention_bias(model, register, fit)
+    plain, late = (
+        act.calibrate_multiplicity(model, one, fit, outliers) for one in (register, hidden)
+    )
+    tau = plain.multiplicity
+    zero = act.ZeroNeurons(found.neurons)
+    return {
+        f"register counting as {tau:.3g} keys (calibrated)": plain,
+        f"register hidden before block {after}": hidden,
+        f"the same, counting as {late.multiplicity:.3g} keys (calibrated)": late,
+        "attention bias, neurons zeroed": zero + bias,
+        f"the same, counting as {tau:.3g} keys": zero + replace(bias, copies=tau),
+    }
 
 
 def main(config: Config) -> None:
-    """Run all arms on all images; write result.json and table.md."""
+    """Compare all arms on all images; write result.json and table.md."""
     model = tt.load(config.model)
     found = tt.RegisterNeurons.load(config.neurons)
     found.check_model(model)
-    labels = read_labels(config.labels)
-    batches = list(
-        tt.images(config.images, limit=config.limit).batches(model.preprocess, config.batch_size)
+    tested = tt.images(config.images, limit=config.limit)
+    others = tt.images(config.fit_images)
+    fit = [batch.pixels for batch in others.batches(model.preprocess, config.batch_size)]
+    table = tt.compare(
+        model,
+        tested,
+        arms(model, found, fit, config),
+        [Percent(), SameTop1(), MaxOverMedian(model.cfg.n_layers - 2)],
+        config.batch_size,
+        read_labels(config.labels).indices(tested.paths),
+        config.seed,
     )
-    fit = [torch.cat([batch.pixels for batch in batches])[-config.n_fit :]]
-    chosen = {"intact": act.Empty(), **arms(model, found.neurons, fit, config.seed)}
-    controls = {
-        f"control {i}": act.ZeroNeurons(
-            found.neurons.matched_random(config.seed + i, model.cfg.d_mlp)
-        )
-        for i in range(config.n_controls)
-    }
-    layer = model.cfg.n_layers - 2
-    correct: dict[str, list[Tensor]] = {name: [] for name in (*chosen, *controls)}
-    ratios: dict[str, list[Tensor]] = {name: [] for name in correct}
-    for batch in tqdm(batches, desc="arms"):
-        truth = torch.tensor([labels.of(path).index for path in batch.paths])
-        for name, arm in {**chosen, **controls}.items():
-            logits, ratio = run_arm(model, batch.pixels, arm, layer)
-            correct[name].append(topk_correct(logits, truth))
-            ratios[name].append(ratio)
-    hits = {name: 100 * torch.cat(parts).double() for name, parts in correct.items()}
-    ratio = {name: float(torch.cat(parts).mean()) for name, parts in ratios.items()}
-    rows = [
-        {
-            "arm": name,
-            "top1": str(mean_interval(hits[name], config.seed)),
-            "difference": ""
-            if name == "intact"
-            else str(paired_difference(hits[name], hits["intact"], config.seed)),
-            "ratio": ratio[name],
-        }
-        for name in chosen
-    ]
-    draws = [float(hits[name].mean()) for name in controls]
-    rows.append(
-        {
-            "arm": f"matched random neurons zeroed, {len(draws)} draws",
-            "top1": str(controls_interval(draws)),
-            "difference": str(controls_interval([d - float(hits["intact"].mean()) for d in draws])),
-            "ratio": sum(ratio[name] for name in controls) / len(draws),
-        }
-    )
-    config.out.mkdir(parents=True, exist_ok=True)
     result = {
         "config": {key: str(value) for key, value in vars(config).items()},
-        "neurons": found.neurons.to_dict(),
-        "images": len(hits["intact"]),
-        "layer_of_ratio": layer,
-        "rows": rows,
-        "versions": versions(),
+        "images": {"tested": tested.digest(), "fitted": others.digest()},
+        **table.to_dict(),
     }
+    config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (config.out / "table.md").write_text(table(rows), encoding="utf-8")
-    print(table(rows))
+    (config.out / "table.md").write_text(table.to_markdown() + "\n", encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":
