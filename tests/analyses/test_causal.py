@@ -32,7 +32,7 @@ def table(planted):
 
 def test_zeroing_differs_from_random_neurons_and_idle_neurons_from_neither(table):
     zeroed = table["zeroed", "relative change", "random"]
-    assert zeroed.difference.low > 0.3 and zeroed.q_value < 0.01
+    assert zeroed.difference.low > 0.3 and zeroed.q_value < 0.05
     idle = [test for test in table.tests if test.arm == "idle"]
     assert all(
         abs(test.difference.estimate) < 0.05 * max(1, abs(test.difference.estimate) * 25)
