@@ -133,9 +133,9 @@ def planted_lm(
 class _BlockViews:
     """Weights of a block as views that may be written on, whatever the family's order of axes."""
 
-    reads: tuple[Float[Tensor, "row d_model"], ...]
+    reads: tuple[Float[Tensor, "_ d_model"], ...]
     """Every map that reads the residual stream."""
-    writes: tuple[Float[Tensor, "row d_model"], ...]
+    writes: tuple[Float[Tensor, "_ d_model"], ...]
     """Every map (and bias) that writes to it."""
     q: Float[Tensor, "head d_head d_model"]
     k: Float[Tensor, "group d_head d_model"]
