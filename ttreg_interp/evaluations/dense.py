@@ -33,6 +33,7 @@ from ttreg_interp.metrics.segmentation import MeanIoU, Overlap
 from ttreg_interp.metrics.set_scores import Mean, MeanOfRuns
 
 IGNORE = 255
+"""The id of pixels without a class, as the probes take it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class SegmentationProbe(OfPatches):
             raise DataError(
                 f"Class {int(ids[kept].max())}: a segmentation probe takes up to {IGNORE}."
             )
-        return torch.where(kept, ids, IGNORE).to(torch.uint8)
+        return torch.where(kept, ids, IGNORE).to(torch.int16)
 
     def _fit(
         self, train: LabelledPatches, test: LabelledPatches, data: Mapping[str, Annotated]

@@ -16,7 +16,7 @@ from ttreg_interp.metrics.arm_runs import ArmRun, ArmRuns, Observed
 Side: TypeAlias = Literal["key", "query", "value"]
 SIDES: tuple[Side, ...] = get_args(Side)
 """Which features of an attention layer."""
-Grid = Float[Tensor, "batch height width d"]
+Grid = Float[Tensor, "batch grid_height grid_width d"]
 
 
 def observed(
@@ -27,7 +27,7 @@ def observed(
     return next(runs(pixels))[1]
 
 
-def attention_map(run: ArmRun, layer: int) -> Float[Tensor, "batch height width"]:
+def attention_map(run: ArmRun, layer: int) -> Float[Tensor, "batch grid_height grid_width"]:
     """[CLS] attention on each patch, mean over heads; registers and an attention bias left out."""
     attention = run.attention[layer].mean(dim=1)
     layout = run.layout.of_length(attention.shape[1])
