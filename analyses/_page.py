@@ -20,8 +20,8 @@ _HEAD = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 24px auto; padding: 0 16px; color: #111; background: #fff; }}
 section {{ border-top: 1px solid #ccc; margin-top: 32px; }}
 img {{ display: block; max-width: 100%; height: auto; margin: 16px 0; }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; font-size: 14px; }}
-dt {{ font-weight: 600; }} dd {{ margin: 0; }}
+dl {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 16px; font-size: 14px; }}
+dt {{ font-weight: 600; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 div.words {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 13px; }}
 th, td {{ border: 1px solid #ddd; padding: 2px 8px; text-align: left; }}

@@ -69,6 +69,7 @@ def attended(parts: ClsParts) -> dict[str, Float[Tensor, "image d_model"]]:
         "other patches only": parts.parts[PATCHES],
         "outliers only": parts.parts[OUTLIERS],
         "registers only": parts.parts[REGISTERS],
+        "[CLS] itself only": parts.parts[SELF],
     }
     return {name: part for name, part in found.items() if bool((part.norm(dim=1) > 0).all())}
 
