@@ -14,7 +14,7 @@ In the paper: not reported as a sweep; edits of blocks up to 5 change block 6 by
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,7 +28,6 @@ from analyses._run import Findings, main
 from ttreg_interp.interventions import ZeroNeurons
 from ttreg_interp.metrics.intervals import Interval, mean_interval
 
-SITES = ("resid_pre", "attn_out", "mlp_out")
 KINDS = ("outliers", "[CLS]", "other patches")
 
 
@@ -38,6 +37,8 @@ class Config(BenchConfig):
 
     n_images: int = 3
     """So many images with outliers."""
+    beside: tuple[Literal["resid_pre", "attn_out"], ...] = ("resid_pre", "attn_out")
+    """What to put back by kind of token, beside the output of the MLP."""
     n_random: int = 4
     """Random neurons beside the register neurons, in every block that has some."""
 
@@ -118,7 +119,7 @@ def sweeps(config: Config, bench: Bench) -> dict[str, Any]:
             random = bench.random()
             units = list(bench.neurons) + list(random)[: config.n_random * len(random.layers)]
             return {
-                **{site: list(zip(by_token, patched(site, by_token, at_tokens), strict=True)) for site in SITES},
+                **{site: list(zip(by_token, patched(site, by_token, at_tokens), strict=True)) for site in (*config.beside, "mlp_out")},
                 "heads": list(zip(heads, patched("z", heads, at_last_axis), strict=True)),
                 "neurons": list(zip(units, patched("post", units, at_last_axis), strict=True)),
             }  # fmt: skip
@@ -126,23 +127,25 @@ def sweeps(config: Config, bench: Bench) -> dict[str, Any]:
 
 def draw(bench: Bench, found: dict[str, Any]) -> Figure:
     """A picture a site, one of the heads, and the neurons."""
-    figure, axes = panels(1, 5, 2.1)
-    for axis, site in zip(axes[0], (*SITES, "heads"), strict=False):
+    sites = [site for site in found if site != "neurons"]
+    figure, axes = panels(1, len(sites) + 1, 2.1)
+    for axis, site in zip(axes[0], sites, strict=False):
         cells = found[site]
         width = 1 + max(place for (_, place), _ in cells)
         values = torch.tensor([value.estimate for _, value in cells]).view(-1, width)
         picture = axis.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
-        labels = KINDS if site in SITES else range(width)
+        by_head = site == "heads"
+        labels = range(width) if by_head else KINDS
         axis.set(title=site.replace("_", " "), xticks=range(width))
         axis.set_xticklabels(
-            labels, rotation=40 if site in SITES else 0, ha="right" if site in SITES else "center"
+            labels, rotation=0 if by_head else 40, ha="center" if by_head else "right"
         )
     axes[0, 0].set_ylabel("block")
-    figure.colorbar(picture, ax=axes[0, 3], label="norm brought back")
+    figure.colorbar(picture, ax=axes[0, -2], label="norm brought back")
     shown = {f"{layer}:{n}{'' if (layer, n) in set(bench.neurons) else ' random'}": value for (layer, n), value in found["neurons"][:16]}  # fmt: skip
-    bars(axes[0, 4], shown, BLUE)
-    axes[0, 4].set_title("single neurons")
-    axes[0, 4].tick_params(axis="y", labelsize=5)
+    bars(axes[0, -1], shown, BLUE)
+    axes[0, -1].set_title("single neurons")
+    axes[0, -1].tick_params(axis="y", labelsize=5)
     return figure
 
 

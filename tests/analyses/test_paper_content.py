@@ -21,7 +21,7 @@ def found(tmp_path_factory):
 
 
 def test_a_probe_reads_a_register_that_is_all_but_the_same_vector_in_every_image(found):
-    numbers = found("tab01_probes", n_each=6).numbers
+    numbers = found("tab01_probes", n_images=8, n_each=6).numbers
     accuracy, alike = numbers["accuracy"], numbers["cosine_between_crops"]
     assert accuracy["test-time register"].estimate > 3 * numbers["chance"]
     assert alike["test-time register"].low > 0.999 > alike["[CLS]"].high
@@ -96,7 +96,7 @@ def test_a_register_that_is_the_same_in_every_image_does_as_well_and_an_empty_on
 def test_the_register_takes_over_the_outliers_attention_and_patches_give_little_before_and_after(
     found,
 ):
-    numbers = found("lappe_faithfulness", one_shot=False).numbers
+    numbers = found("lappe_faithfulness").numbers
     intact, after = (numbers["arms"][arm] for arm in ("intact", "test-time register"))
     assert intact["attention"]["outlier patches"].low > 0.9 < after["attention"]["registers"].low
     assert intact["attention"]["registers"].estimate == 0
@@ -113,7 +113,7 @@ def test_shares_of_attention_add_up_and_parts_make_the_whole(found):
     from analyses.paper.lappe_faithfulness import Config
     from ttreg_interp.interventions import TestTimeRegister
 
-    for arm in found("lappe_faithfulness", one_shot=False).numbers["arms"].values():
+    for arm in found("lappe_faithfulness").numbers["arms"].values():
         assert sum(share.estimate for share in arm["attention"].values()) == pytest.approx(1)
     bench = Config(out=None, image_size=112).bench
     parts = cls_parts(bench, TestTimeRegister(bench.neurons), 7)
@@ -128,5 +128,5 @@ def test_shares_of_attention_add_up_and_parts_make_the_whole(found):
 
 
 def test_one_shot_tells_the_part_that_holds_the_image_from_a_constant(found):
-    shot = found("lappe_faithfulness", limit=8).numbers["arms"]["neurons zeroed"]["one_shot"]
-    assert shot["all patches"]["as it is"].estimate == shot["full"]["as it is"].estimate > 1 / 8
+    shot = found("lappe_faithfulness").numbers["arms"]["neurons zeroed"]["one_shot"]
+    assert shot["all patches"]["as it is"].estimate == shot["full"]["as it is"].estimate > 2 / 16

@@ -91,7 +91,7 @@ def test_the_register_draws_what_the_outliers_drew_and_an_empty_token_nothing(fo
 
 
 def test_only_the_outliers_own_mlp_and_planted_neurons_bring_them_back(found, planted):
-    numbers = found("patching", n_images=2, n_random=2).numbers
+    numbers = found("patching", n_images=2, n_random=1, beside=()).numbers
     best = numbers["best"]
     assert best["mlp_out"] == [planted.emerges_at, numbers["kinds_of_tokens"].index("outliers")]
     assert all(abs(cell["back"].estimate) < 0.05 for cell in numbers["heads"])
