@@ -92,6 +92,17 @@ def test_a_model_of_any_size_sees_padded_images_and_boxes_where_they_are(tmp_pat
         ObjectDiscovery(fit="pad").prepare(classifier(), *data.items[0].read())
 
 
+def test_a_box_of_the_whole_image_is_told_apart_from_a_find(tmp_path):
+    """With a bias of 2 every correlation is positive: all boxes are the image, whatever the arm."""
+    data = images_of(Objects, 4)
+    protocol = ObjectDiscovery(biases=(2.0,), last_layers=1)
+    found = evaluate(protocol, classifier(), data, {"register": REGISTER}, tmp_path)
+    for arm in ("intact", "register"):
+        details = found.details[arm]
+        assert set(details["box is the whole image, % of images"].values()) == {100.0}
+        assert set(details["sweep"].values()) == {details["corloc % of the whole image as the box"]}
+
+
 # ------------------------------------------------------------------ attention
 
 

@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
@@ -70,20 +69,26 @@ class ObjectDiscovery(Evaluation):
         found = attention_features(
             run.model, run.intervention, pixels, self.layers(run.model), self.sides
         )
-        hits = [
-            self._hits([features[i] for features in found.values()], boxes, size, run.model)
-            for i, (boxes, size) in enumerate(targets)
-        ]
-        return {"found": torch.stack(hits)}
+        grids = [[features[i] for features in found.values()] for i in range(len(targets))]
+        images = zip(grids, targets, strict=True)
+        parts = [self._found(grid, boxes, size, run.model) for grid, (boxes, size) in images]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
-    def _hits(
-        self, features: list[Tensor], boxes: Tensor, size: tuple[int, int], model: HookedViT
-    ) -> Bool[Tensor, " setting"]:
-        """Whether the object is found, for every setting."""
+    def _found(
+        self, features: list[Tensor], objects: Tensor, size: tuple[int, int], model: HookedViT
+    ) -> dict[str, Tensor]:
+        """For every setting: is an object found, is the box the whole image; and would that find one."""
         patch = model.parts.patch_size[0]
         options = [Lost(self.k, bias, self.normalise) for bias in self.biases]
-        found = [lost(one, patch, size, option).box for one in features for option in options]
-        return correctly_localised(torch.stack(found).cpu(), [boxes] * len(found))
+        boxes = [lost(one, patch, size, option).box.cpu() for one in features for option in options]
+        whole = torch.tensor([0.0, 0.0, size[1], size[0]])
+        known = [objects] * (len(boxes) + 1)
+        hits = correctly_localised(torch.stack([*boxes, whole]), known)
+        return {
+            "found": hits[:-1],
+            "whole": (torch.stack(boxes) == whole).all(dim=1),
+            "whole found": hits[-1],
+        }
 
     def score(
         self, records: Mapping[str, Records], arm: Run, data: Mapping[str, Annotated]
@@ -98,8 +103,12 @@ class ObjectDiscovery(Evaluation):
             scores[f"corloc %, {side}, last layer, bias {self.biases[0]:g}"] = Mean(
                 found[:, plain], scale=100
             )
+        whole = 100 * records["test"].column(arm.name, "whole").double().mean(dim=0)
+        trivial = 100 * records["test"].column(arm.name, "whole found").double().mean()
         details = {
             "best": settings[int(means.argmax())],
-            "sweep": {name: float(100 * mean) for name, mean in zip(settings, means, strict=True)},
+            "corloc % of the whole image as the box": float(trivial),
+            "sweep": dict(zip(settings, (100 * means).tolist(), strict=True)),
+            "box is the whole image, % of images": dict(zip(settings, whole.tolist(), strict=True)),
         }
         return Scored(scores, details)
