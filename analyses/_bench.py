@@ -82,34 +82,42 @@ class Bench:
     """Classes, where they are known."""
     planted: PlantedViT | None
     """The truth of an embedded model."""
-    facts: Mapping[str, Any]
-    """For the result: model, images and neurons with hashes."""
+    origin: Mapping[str, Any]
+    """Model, images and neurons, with hashes."""
     batch_size: int
     """Images of one forward pass."""
     seed: int
     """Of controls and intervals."""
 
     @cached_property
+    def report(self) -> OutlierReport:
+        """Of the intact model's outliers, if there are any."""
+        options = FindConfig(batch_size=self.batch_size, seed=self.seed)
+        return find_outliers(self.model, self.pixels, options)
+
+    @property
     def outliers(self) -> OutlierReport:
         """Threshold and layers of the intact model's outliers.
 
         Raises:
             DataError: it has none on these images.
         """
-        report = find_outliers(
-            self.model, self.pixels, FindConfig(batch_size=self.batch_size, seed=self.seed)
-        )
-        if report.threshold is None or report.emerges_at is None:
-            raise DataError(f"Nothing to analyse. {report.summary()}")
-        return report
+        if self.report.threshold is None or self.report.emerges_at is None:
+            raise DataError(f"Nothing to analyse. {self.report.summary()}")
+        return self.report
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the result: where everything comes from, and what kind of outliers these are."""
+        return {**self.origin, "outliers": self.report.summary()}
 
     def part(self, chosen: slice | Bool[Tensor, " image"]) -> "Bench":
         """Some of the images; outliers are told as among all of them."""
         labels = None if self.labels is None else self.labels[chosen]
         pixels = self.pixels[chosen]
-        facts = {**self.facts, "n_images": len(pixels)}
-        fewer = replace(self, pixels=pixels, labels=labels, facts=facts)
-        fewer.__dict__["outliers"] = self.outliers  # where a cached_property keeps its value
+        origin = {**self.origin, "n_images": len(pixels)}
+        fewer = replace(self, pixels=pixels, labels=labels, origin=origin)
+        fewer.__dict__["report"] = self.report  # where a cached_property keeps its value
         return fewer
 
     @property
@@ -211,8 +219,8 @@ def shared_bench(
     planted = _planted(spec, image_size)
     pixels, labels, digest = _images(model, folder, limit, seed)
     options = FindConfig(batch_size=batch_size, seed=seed, evidence=False)
-    chosen, origin = _neurons(model, neurons, planted, pixels, options)
-    facts = {
+    chosen, told_by = _neurons(model, neurons, planted, pixels, options)
+    origin = {
         "model": model.cfg.model_name,
         "weights_sha256": weights_hash(model.source),
         "images": f"{len(pixels)} of {folder or 'the photographs of the testbed'}",
@@ -220,9 +228,9 @@ def shared_bench(
         "images_sha256": digest,
         "image_size": list(pixels.shape[-2:]),
         "neurons": chosen.to_dict(),
-        "neurons_from": origin,
+        "neurons_from": told_by,
     }
-    return Bench(model, chosen, pixels, labels, planted, facts, batch_size, seed)
+    return Bench(model, chosen, pixels, labels, planted, origin, batch_size, seed)
 
 
 def _planted(spec: str, image_size: int | None) -> PlantedViT | None:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -43,6 +43,7 @@ def write_page(room: str, out: Path, failed: Mapping[str, str] | None = None) ->
     body = [_HEAD.format(title=f"Analyses: {escape(room)}"), "<nav><ol>"]
     body += [f'<li><a href="#{name}">{escape(header.title)}</a></li>' for name, header in found]
     body.append("</ol></nav>")
+    body += [f"<p>{escape(line)}</p>" for line in _model(out, [name for name, _ in found])]
     for name, header in found:
         body.append(f'<section id="{name}"><h2>{escape(header.title)}</h2>')
         if name in (failed or {}):
@@ -52,6 +53,16 @@ def write_page(room: str, out: Path, failed: Mapping[str, str] | None = None) ->
     page = out / "index.html"
     page.write_text("\n".join([*body, "</body></html>"]) + "\n", encoding="utf-8")
     return page
+
+
+def _model(out: Path, names: Sequence[str]) -> list[str]:
+    """Model and kind of outliers, as the first result that knows them has them."""
+    for name in names:
+        file = out / name / "result.json"
+        facts = json.loads(file.read_text(encoding="utf-8"))["facts"] if file.exists() else {}
+        if "outliers" in facts:
+            return [f"{facts['model']}, images: {facts['images']}.", facts["outliers"]]
+    return []
 
 
 def _result(out: Path, name: str, header: Header, markdown: MarkdownIt) -> list[str]:

@@ -40,22 +40,24 @@ def setting(folder: Path) -> str:
     """Model, images and neurons of a folder's results."""
     for file in sorted(folder.glob("*/result.json")):
         facts = json.loads(file.read_text(encoding="utf-8"))["facts"]
+        if "outliers" not in facts:
+            continue
         model = facts["model"].split("@")[0]
         neurons = ", ".join(f"{layer}:{n}" for layer, ns in facts["neurons"].items() for n in ns)
         origin, size = facts["neurons_from"], " x ".join(map(str, facts["image_size"]))
         return (
             f"`{model}`, weights {facts['weights_sha256'][:12]}, neurons {neurons} ({origin}), "
-            f"{size} pixels, images {facts['images_sha256'][:12]}"
+            f"{size} pixels, images {facts['images_sha256'][:12]}. {facts['outliers']}"
         )
-    return "no results"
+    return "no results."
 
 
 def build(config: Config) -> str:
     """The table."""
     lines = [
-        f"Embedded: {setting(config.embedded)}.",
+        f"Embedded: {setting(config.embedded)}",
         "",
-        f"Real: {setting(config.real)}.",
+        f"Real: {setting(config.real)}",
         "",
         "| paper and place | script | embedded model | real model | in the paper |",
         "|---|---|---|---|---|",
