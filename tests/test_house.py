@@ -19,6 +19,7 @@ ROOMS = [
     "testbed",
     "deploy",
     "report",
+    "app",
     "cli",
 ]
 

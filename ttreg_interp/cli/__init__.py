@@ -21,6 +21,7 @@ COMMANDS = {
     "outliers": "outliers.Outliers",
     "neurons": "neurons.Neurons",
     "report": "report.Report",
+    "explore": "explore.Explore",
     "analyses": "analyses.Analyses",
     "eval": "eval.Eval",
     "verify": "verify.Verify",
