@@ -147,6 +147,13 @@ class Bench:
         added = 0 if arm is None else arm.n_added_tokens
         return self.model.layout(self.pixels.shape).with_test_time_registers(added)
 
+    def reader(
+        self, pattern: Float[Tensor, "batch head query key"]
+    ) -> Float[Tensor, "batch head key"]:
+        """Attention of [CLS]; in a model without it, the mean over patches as queries."""
+        layout = self.layout().of_length(pattern.shape[2])
+        return pattern[:, :, layout.cls if layout.n_cls else layout.patches].mean(dim=2)
+
     def norms_at(self, layer: int) -> Float[Tensor, "image patch"]:
         """Residual norms of the intact patches after a block."""
         patches = self.layout().patches

@@ -61,10 +61,10 @@ def crops(bench: Bench, n_images: int, n_each: int, least: float = 0.6) -> Crops
 def register_tokens(
     bench: Bench, pixels: Tensor, arm: TestTimeRegister
 ) -> dict[str, Float[Tensor, "crop d_model"]]:
-    """Last block's [CLS] and first register under an arm."""
-    tokens = last_tokens(bench, pixels, arm)
-    row = bench.layout(arm).test_time_registers.start
-    return {CLS: tokens[:, 0], REGISTER: tokens[:, row]}
+    """Last block's [CLS], where there is one, and first register under an arm."""
+    tokens, layout = last_tokens(bench, pixels, arm), bench.layout(arm)
+    found = {REGISTER: tokens[:, layout.test_time_registers.start]}
+    return found | ({CLS: tokens[:, 0]} if layout.n_cls else {})
 
 
 def last_tokens(

@@ -81,7 +81,7 @@ def see(bench: Bench, arm: Intervention) -> Seen:
     found = bench.collect(
         {
             "norms": (bench.resid, lambda resid: resid[:, patches].norm(dim=-1)),
-            "attention": (pattern, lambda rows: rows[:, :, 0, patches].mean(dim=1)),
+            "attention": (pattern, lambda rows: bench.reader(rows)[..., patches].mean(dim=1)),
         },
         arm,
     )

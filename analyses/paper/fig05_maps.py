@@ -61,7 +61,7 @@ def attention_map(
         {
             "attention": (
                 f"blocks.{bench.last}.attn.hook_pattern",
-                lambda rows: rows[:, :, 0, patches].mean(dim=1),
+                lambda rows: bench.reader(rows)[..., patches].mean(dim=1),
             ),
             "norm": (bench.resid, lambda resid: resid[:, patches].norm(dim=-1)),
         },
@@ -77,7 +77,9 @@ def trained_map(config: Config, bench: Bench) -> tuple[TokenLayout, Float[Tensor
     rows: list[Tensor] = []
     hook = (
         f"blocks.{other.cfg.n_layers - 1}.attn.hook_pattern",
-        lambda pattern, hook: rows.append(pattern[:, :, 0, patches].mean(dim=1)),
+        lambda pattern, hook: rows.append(
+            pattern[:, :, 0, patches].mean(dim=1)
+        ),  # all such have [CLS]
     )
     with torch.no_grad():
         other.run_with_hooks(bench.pixels[: config.n_shown], fwd_hooks=[hook])

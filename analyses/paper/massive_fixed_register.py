@@ -107,15 +107,13 @@ def analyse(config: Config) -> Findings:
     register = TestTimeRegister(bench.neurons)
     row = bench.layout(register).test_time_registers.start
     found = states(bench, register, row)
-    cls = states(bench, register, 0)
+    rows = {"register, before the norm": found["raw"], "register, after it": found["norm"]}
+    if bench.layout().n_cls:
+        cls = states(bench, register, 0)
+        rows |= {"[CLS], before the norm": cls["raw"], "[CLS], after it": cls["norm"]}
     alike = {
         name: [mean_interval(mean_cosine_to_others(block), config.seed) for block in blocks]
-        for name, blocks in {
-            "register, before the norm": found["raw"],
-            "register, after it": found["norm"],
-            "[CLS], before the norm": cls["raw"],
-            "[CLS], after it": cls["norm"],
-        }.items()
+        for name, blocks in rows.items()
     }
     means = register_means(bench, register, bench.pixels[half:])
     arms: dict[str, Intervention] = {
@@ -152,9 +150,9 @@ def analyse(config: Config) -> Findings:
         f"{change[FIXED]}, zero {change[EMPTY]}"
     )
     words = (
-        f"After block {bench.last - 1} the register has cosine {last['register, before the norm']} between "
-        f"images and {last['register, after it']} after the next norm ([CLS]: "
-        f"{last['[CLS], before the norm']} and {last['[CLS], after it']}). Against the intact model the "
+        f"After block {bench.last - 1}, cosine between images: "
+        + ", ".join(f"{name} {value}" for name, value in last.items())
+        + ". Against the intact model the "
         f"output changes by {change['register']} with a register, by {change[FIXED]} with one that is the "
         f"same in every image (mean of {len(bench.pixels) - half} other images, after every block) and by "
         f"{change[EMPTY]} with one of zeros. Massive activations after block {bench.outliers.detect_layer}: "

@@ -48,7 +48,7 @@ def tokens(bench: Bench, pixels: Tensor) -> dict[str, Float[Tensor, "crop d_mode
     order = torch.rand(norms.shape, generator=torch.Generator().manual_seed(bench.seed))
     other = order.masked_fill(norms > bench.threshold, -1).argmax(dim=1)
     found = {
-        CLS: resid[:, 0],
+        **({CLS: resid[:, 0]} if layout.n_cls else {}),
         CENTRE: patches[:, (layout.height // 2) * layout.width + layout.width // 2],
         OUTLIER: patches[rows, strongest],
         OTHER: patches[rows, other],
@@ -56,7 +56,8 @@ def tokens(bench: Bench, pixels: Tensor) -> dict[str, Float[Tensor, "crop d_mode
     if layout.n_trained_registers:
         found[TRAINED] = resid[:, layout.trained_registers].mean(dim=1)
     register = register_tokens(bench, pixels, TestTimeRegister(bench.neurons))
-    return found | {REGISTER: register[REGISTER], f"{CLS} with it": register[CLS]}
+    found[REGISTER] = register[REGISTER]
+    return found | ({f"{CLS} with it": register[CLS]} if layout.n_cls else {})
 
 
 def normed(bench: Bench, values: Float[Tensor, "crop d_model"]) -> Float[Tensor, "crop d_model"]:

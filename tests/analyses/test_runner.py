@@ -140,3 +140,23 @@ def test_numbers_that_are_not_finite_become_none_and_tensors_lists():
         "2": [1.0, 2.0],
         "b": [True, None],
     }
+
+
+def test_register_neurons_are_told_on_the_command_line_in_a_file_or_found(tmp_path):
+    from analyses._bench import _neurons
+    from ttreg_interp.discovery import FindConfig, RegisterNeurons
+    from ttreg_interp.hooked import HookedViT, weights_hash
+    from ttreg_interp.interventions import NeuronSet
+    from ttreg_interp.testbed import photograph_tensor, planted_vit
+
+    vit = planted_vit(image_size=64, depth=6, width=96)
+    model, pixels = HookedViT.wrap(vit.module), photograph_tensor(64)
+    truth = NeuronSet.of(vit.truth)
+    told = ",".join(f"{layer}:{neuron}" for layer, neuron in truth)
+    known = RegisterNeurons(truth, weights_hash=weights_hash(model.source))
+    file = known.save(tmp_path / "neurons.json")
+    options = FindConfig(evidence=False)
+    for given, origin in ((told, "the command line"), (str(file), "a file"), ("", "found on")):
+        neurons, by = _neurons(model, given, None, pixels, options)
+        assert neurons == truth and by.startswith(origin)
+    assert _neurons(model, "", vit, pixels, options) == (truth, "planted")
