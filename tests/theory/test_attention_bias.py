@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interventions import models as tiny
 from safetensors.torch import load_file, save_file
-from tiny_language import HEADS, LAYERS, TinyLanguageModel
 
 from ttreg_interp.errors import ArtifactError, ContractError, DataError, InterventionError
-from ttreg_interp.hooked import HookedViT
+from ttreg_interp.hooked import HookedLM, HookedViT
 from ttreg_interp.interventions import (
     AttentionBias,
     ExtraTokens,
@@ -22,6 +21,7 @@ from ttreg_interp.interventions import (
     mean_key_value,
 )
 from ttreg_interp.testbed import photograph_tensor, planted_vit
+from ttreg_interp.testbed.random_lm import random_lm
 from ttreg_interp.theory.attention_bias import (
     AttentionBiasFit,
     FitOptions,
@@ -247,15 +247,17 @@ def test_layers_limits_the_bias(planted):
 # ---------------------------------------------------------------------- language models
 
 
-@pytest.mark.parametrize("method", ["mean", "least_squares", "trained"])
-def test_a_language_model_gets_the_bias_of_its_first_token(method):
-    model = TinyLanguageModel()
-    texts = torch.randint(0, 17, (24, 8), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(
+    ("family", "method"), [("gpt2", "mean"), ("llama", "least_squares"), ("gpt_neox", "trained")]
+)
+def test_a_language_model_gets_the_bias_of_its_first_token(family, method):
+    model = HookedLM.wrap(random_lm(family))
+    texts = torch.randint(0, 50, (24, 8), generator=torch.Generator().manual_seed(0))
     texts[:, 0] = 0
     fit = fit_attention_bias(
         model, texts, {1: [3, 5]}, method, FitOptions(row=0, steps=10, held_out=0.5)
     )
-    assert fit.k.shape == (LAYERS, HEADS, 12)
+    assert fit.k.shape == (3, 4, 8)
     assert fit.image_size is None and fit.held_out.register is None
     first = {}
     model.run_with_hooks(
@@ -268,8 +270,8 @@ def test_a_language_model_gets_the_bias_of_its_first_token(method):
 
 
 def test_the_trained_bias_of_a_language_model_is_better_than_the_mean():
-    model = TinyLanguageModel()
-    texts = torch.randint(0, 17, (24, 8), generator=torch.Generator().manual_seed(0))
+    model = HookedLM.wrap(random_lm("llama"))
+    texts = torch.randint(0, 50, (24, 8), generator=torch.Generator().manual_seed(0))
     by = {
         method: fit_attention_bias(
             model, list(texts.split(6)), {1: [3, 5]}, method, FitOptions(row=0, steps=25)

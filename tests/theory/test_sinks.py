@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interventions import models as tiny
-from tiny_language import HEADS, LAYERS, TinyLanguageModel
 
 from ttreg_interp.errors import DataError, InterventionError, UnsupportedModelError
-from ttreg_interp.hooked import HookedViT
+from ttreg_interp.hooked import HookedLM, HookedViT
 from ttreg_interp.interventions import (
     AttentionBias,
     ExtraTokens,
@@ -21,6 +20,7 @@ from ttreg_interp.interventions import (
     ZeroNeurons,
 )
 from ttreg_interp.testbed import photograph_tensor, planted_vit
+from ttreg_interp.testbed.random_lm import random_lm
 from ttreg_interp.theory.gains import response
 from ttreg_interp.theory.moments import Moments
 from ttreg_interp.theory.sinks import noop_measures
@@ -245,13 +245,12 @@ def test_images_without_an_outlier_are_counted_and_left_out(planted):
 # ---------------------------------------------------------------------- other models
 
 
-def test_a_language_model_is_measured_at_its_first_token():
-    model = TinyLanguageModel()
-    model.W_U, model.ln_final = model.source.head.weight.T, model.source.norm
-    model.ln_final.w = model.source.norm.weight
-    texts = torch.randint(0, 17, (6, 8), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_a_language_model_is_measured_at_its_first_token(family):
+    model = HookedLM.wrap(random_lm(family))
+    texts = torch.randint(0, 50, (6, 8), generator=torch.Generator().manual_seed(0))
     found = noop_measures(model, texts, (0,))
-    assert len(found.heads) == LAYERS * HEADS and found.sink == "rows 0"
+    assert len(found.heads) == 3 * 4 and found.sink == "rows 0"
     assert all(0 < row.attention.estimate < 1 for row in found.heads)
 
 

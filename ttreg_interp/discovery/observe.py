@@ -13,7 +13,7 @@ from torch import Tensor
 from ttreg_interp.discovery.capture import mlp_inputs, residual_norms, token_norms
 from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.discovery.survey import Detection, candidate_rows
-from ttreg_interp.hooked.layout import TokenLayout
+from ttreg_interp.hooked.text_layout import Layout
 
 N_ORDINARY = 4
 """Ordinary tokens drawn per image, to compare outliers with."""
@@ -33,7 +33,7 @@ class Observation:
     """What the MLP of each searched layer reads."""
     quiet: dict[int, Bool[Tensor, "batch neuron"]]
     """Neurons that pass the sparsity filter, by layer; empty without that filter."""
-    layout: TokenLayout
+    layout: Layout
     """Of the token axis."""
 
 
@@ -107,7 +107,7 @@ def _quiet_reader(
 
 def draw_ordinary(
     outliers: Bool[Tensor, "batch token"],
-    layout: TokenLayout,
+    layout: Layout,
     index: Int[Tensor, " batch"],
     seed: int,
 ) -> Bool[Tensor, "batch token"]:

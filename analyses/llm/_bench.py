@@ -1,0 +1,105 @@
+"""What the scripts on language models share: a model, texts, and its register neurons."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ttreg_interp.discovery.sink_neurons import SinkNeurons, SinkOptions, find_sink_neurons
+from ttreg_interp.errors import DataError
+from ttreg_interp.hooked import HookedLM, load, weights_hash
+from ttreg_interp.interventions import Intervention
+from ttreg_interp.metrics.intervals import Interval
+from ttreg_interp.metrics.language import language_loss, text_tokens
+from ttreg_interp.testbed.planted_lm import planted_lm
+
+PLANTED = "testbed-lm:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """One language model on some texts."""
+
+    out: Path
+    """Folder for result.json, summary.md and figures."""
+    lm: str = "testbed-lm:llama"
+    """Spec of a language model: testbed-lm:FAMILY, llama2c:FILE, hf-lm:NAME, tl:NAME."""
+    texts: str = ""
+    """A JSON list of texts, or one text a line; a planted model writes its own."""
+    limit: int = 32
+    """At most so many texts."""
+    length: int = 64
+    """Tokens of each."""
+    seed: int = 0
+    """Of draws and intervals."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model and its texts, ready to be measured."""
+
+    config: TextConfig
+    """Where they come from."""
+    model: HookedLM
+    """The model."""
+    ids: Int[Tensor, "text token"]
+    """The texts."""
+
+    @classmethod
+    def of(cls, config: TextConfig) -> "Bench":
+        """Load what a configuration names."""
+        model = load(config.lm)
+        return cls(config, model, _ids(config, model))
+
+    @cached_property
+    def found(self) -> SinkNeurons:
+        """Register neurons by discovery, none where the first token is no outlier."""
+        return find_sink_neurons(self.model, self.ids, SinkOptions(seed=self.config.seed))
+
+    def loss(self, arm: Intervention) -> Interval:
+        """Nats a token under an intervention."""
+        with self.model.intervened(arm):
+            return language_loss(self.model, self.ids).loss(self.config.seed)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Model and texts, with hashes."""
+        return {
+            "model": self.config.lm,
+            "weights_sha256": weights_hash(self.model.source),
+            "n_texts": len(self.ids),
+            "n_tokens": self.ids.shape[1],
+            "texts_sha256": hashlib.sha256(self.ids.cpu().numpy().tobytes()).hexdigest(),
+        }
+
+
+def _ids(config: TextConfig, model: HookedLM) -> Int[Tensor, "text token"]:
+    if config.lm.startswith(PLANTED) and not config.texts:
+        family, _, seed = config.lm.removeprefix(PLANTED).partition("/")
+        made = planted_lm(family, seed=int(seed or 0))
+        return made.texts(config.limit, config.length, config.seed)
+    if not config.texts:
+        raise DataError(f"{config.lm} needs texts: --texts FILE, a JSON list or one text a line.")
+    raw = Path(config.texts).read_text(encoding="utf-8")
+    texts = json.loads(raw) if config.texts.endswith(".json") else raw.splitlines()
+    return text_tokens(model, texts[: config.limit], config.length).ids
+
+
+def random_ids(bench: Bench) -> Int[Tensor, "text token"]:
+    """As many tokens drawn evenly from the vocabulary; the texts' first token stays."""
+    generator = torch.Generator().manual_seed(bench.config.seed)
+    drawn = torch.randint(bench.model.cfg.d_vocab, bench.ids.shape, generator=generator)
+    drawn[:, 0] = bench.ids[:, 0].cpu()
+    return drawn.to(bench.ids.device)
+
+
+def markdown(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
