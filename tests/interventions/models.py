@@ -57,6 +57,23 @@ def _open_clip() -> nn.Module:
     )
 
 
+def _dinov2() -> nn.Module:
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=D_MODEL,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS,
+        mlp_ratio=6,  # of which two thirds are neurons
+        use_swiglu_ffn=True,
+        num_register_tokens=2,
+        layerscale_value=0.5,
+    )
+    return Dinov2WithRegistersModel(config)
+
+
 LAYOUTS = {
     "timm with [CLS]": _timm,
     "timm SigLIP without [CLS]": lambda: _timm(class_token=False, global_pool="map", num_classes=0),
@@ -65,6 +82,7 @@ LAYOUTS = {
     ),
     "timm Eva with rotation": _eva,
     "open_clip with ln_pre": _open_clip,
+    "transformers with gated MLP and 2 trained registers": _dinov2,
 }
 
 

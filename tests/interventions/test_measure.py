@@ -25,7 +25,7 @@ from ttreg_interp.interventions import (
 
 from .kinds import NEURONS
 from .laws import cached, few, layouts
-from .models import LAYOUTS, images, model
+from .models import images, model
 
 EARLY = {0: [3, 50]}
 """Neurons of the first of three layers."""
@@ -97,12 +97,19 @@ def share(layout: str, pixels: torch.Tensor, rows: torch.Tensor | slice, *arms) 
     return float(patterns[..., queries, rows].sum(dim=-1).mean())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("options", [{}, {"n_registers": 2, "semantics": "reference"}])
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [
+        ("timm with [CLS]", {"n_registers": 2, "semantics": "reference"}),
+        ("timm SigLIP without [CLS]", {}),
+        ("timm Eva with rotation", {"multiplicity": 30.0}),
+        ("open_clip with ln_pre", {"visible_from_layer": 1}),
+    ],
+)
 def test_a_calibrated_register_draws_what_the_chosen_tokens_drew(layout, options):
-    pixels, register = images(4), TestTimeRegister(EARLY, **options)
+    pixels, register = images(3), TestTimeRegister(EARLY, **options)
     chosen = ((0, 0), (1, 2), (3, 3))
-    found = calibrate_multiplicity(model(layout), register, pixels.split(3), chosen)
+    found = calibrate_multiplicity(model(layout), register, pixels.split(2), chosen)
     first = model(layout).layout().n_prefix
     wanted = share(layout, pixels, torch.tensor([first, first + 6, first + 15]))
     rows = slice(first, first + found.n_registers)

@@ -19,6 +19,7 @@ from ttreg_interp.interventions import (
     RandomPatches,
     Rows,
     Shape,
+    ZeroNeurons,
     select,
 )
 
@@ -164,6 +165,18 @@ def test_the_largest_norms_are_as_many_in_every_image(layout, pixels, n, norm):
     smallest_in = size.masked_fill(~selected, torch.inf).amin(dim=1)
     largest_out = size.masked_fill(selected, 0).amax(dim=1)
     assert (smallest_in >= largest_out).all()
+
+
+def test_outliers_of_a_block_that_did_not_run_are_not_known():
+    hooked = model("timm with [CLS]")
+    late = ZeroNeurons({2: [7]}, tokens=Outliers(10.0, layer=0))
+    with torch.no_grad():
+        residual = hooked(images(1), stop_at_layer=1)
+        with (
+            pytest.raises(InterventionError, match="mlp.hook_post, but block 0 did not run. Start"),
+            hooked.intervened(late),
+        ):
+            hooked(residual, start_at_layer=1)
 
 
 def test_outliers_are_known_only_after_their_block():

@@ -153,7 +153,8 @@ def _traced(
         reason = f"{type(root).__name__}: {root}".partition("\n")[0]
         raise InterventionError(
             f"{intervention} cannot be traced into a program ({reason}). Decisions on values stop a "
-            "tracer; model.intervened and tt.bake run such an intervention."
+            "tracer, and targets for every image of a batch fix its size; model.intervened and tt.bake "
+            "run such an intervention."
         ) from error
 
 

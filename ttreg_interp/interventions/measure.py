@@ -77,10 +77,10 @@ def _readings(
         with torch.no_grad():
             model.run_with_hooks(pixels, fwd_hooks=hooks)
         yield read
-    _some(len(read))
+    _need_images(len(read))
 
 
-def _some(n: int) -> None:
+def _need_images(n: int) -> None:
     if not n:
         raise InterventionError("There were no images: `batches` was empty. Is it used up?")
 
@@ -289,7 +289,7 @@ def _log_odds(
                 keys = key_columns(bound.rows(layout.n_tokens, pattern.device), pattern.shape[1])
                 total += float((pattern * keys).sum()) / len(layers)
             n_images += len(pixels)
-        _some(n_images)
+        _need_images(n_images)
     share = total / n_images
     if not 0 < share < 1:
         raise InterventionError(

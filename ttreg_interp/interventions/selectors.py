@@ -99,6 +99,11 @@ class _FromRun(Selector):
             seen["rows"] = torch.cat((found.new_zeros(len(found), prefix), found), dim=1)
 
         def rows(n_tokens: int, device: torch.device) -> ChosenRows:
+            if "rows" not in seen:
+                raise InterventionError(
+                    f"{self.describe()} are asked for at {at}, but block {layer} did not run. Start the "
+                    "forward there or before, or pass rows: Rows(((...), (...)))."
+                )
             found = seen["rows"].to(device)
             if found.shape[1] != n_tokens:
                 raise InterventionError(
