@@ -27,7 +27,10 @@ class ClsParts:
     given: Float[Tensor, "image patch"]
     """Norm of what each patch gives: of the sum over heads of pattern x value x W_O."""
     full: Float[Tensor, "image d_model"]
-    """Output of attention: the sum of all parts and the bias."""
+    """What all tokens give: the sum of all parts. Without the output bias, which no token gives and
+    which would be most of a cosine."""
+    added: Float[Tensor, "image d_model"]
+    """Output of attention, bias included: what is added to `skip`."""
     skip: Float[Tensor, "image d_model"]
     """[CLS] as it enters the block."""
     final: Float[Tensor, "image d_model"]
@@ -62,7 +65,7 @@ def cls_parts(bench: Bench, arm: Intervention, layer: int) -> ClsParts:
         {
             "pattern": (f"{path}.attn.hook_pattern", lambda pattern: pattern[:, :, 0]),
             "value": (f"{path}.attn.hook_v", lambda value: value),
-            "full": (f"{path}.hook_attn_out", lambda out: out[:, 0]),
+            "added": (f"{path}.hook_attn_out", lambda out: out[:, 0]),
             "skip": (f"{path}.hook_resid_pre", lambda resid: resid[:, 0]),
             "final": (f"blocks.{bench.last}.hook_resid_post", lambda resid: resid[:, 0]),
         },
@@ -83,12 +86,13 @@ def cls_parts(bench: Bench, arm: Intervention, layer: int) -> ClsParts:
         )
         for pattern, value in zip(found["pattern"].split(16), found["value"].split(16), strict=True)
     ]
-    missing = sum(parts.values()) + attn.b_O.detach().float() - found["full"]
-    if missing.norm() > 1e-3 * found["full"].norm():
+    full = sum(parts.values(), torch.zeros_like(found["added"]))
+    missing = full + attn.b_O.detach().float() - found["added"]
+    if missing.norm() > 1e-3 * found["added"].norm():
         raise UnsupportedModelError(
             f"Block {layer} of {bench.model.cfg.model_name}: attention is no plain sum over tokens "
-            f"(parts miss {missing.norm() / found['full'].norm():.1%}); these measures do not apply."
+            f"(parts miss {missing.norm() / found['added'].norm():.1%}); these measures do not apply."
         )
     by_patch = found["pattern"][..., patches].mean(dim=1)
-    whole = (found["full"], found["skip"], found["final"])
+    whole = (full, found["added"], found["skip"], found["final"])
     return ClsParts(parts, attention, by_patch, torch.cat(given), *whole)

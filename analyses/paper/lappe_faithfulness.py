@@ -145,11 +145,11 @@ def measure(config: Config, bench: Bench, views: Bench, arm: Intervention) -> di
             for name, part in attended_parts.items()
         },
         "skip_over_attention": mean_interval(
-            parts.skip.norm(dim=1) / parts.full.norm(dim=1), config.seed
+            parts.skip.norm(dim=1) / parts.added.norm(dim=1), config.seed
         ),
         "with_final_cls": {
             name: likeness(part, parts.final, config.seed)
-            for name, part in {"skip only": parts.skip, "attention only": parts.full}.items()
+            for name, part in {"skip only": parts.skip, "attention only": parts.added}.items()
         },
     }
     if config.one_shot:
@@ -265,7 +265,8 @@ def analyse(config: Config) -> Findings:
         f"{intact['map_and_what_patches_give']} before and {register['map_and_what_patches_give']} after. "
         f"[CLS] as it enters the block is {intact['skip_over_attention']} times as long as what attention "
         f"adds before, {register['skip_over_attention']} times after. CKA is debiased, with jackknife "
-        "intervals; the full output holds the part of [CLS] itself and the bias, and one-shot is by image "
+        "intervals; the full output is the sum over all tokens, [CLS] itself included, without the bias; "
+        "one-shot is by image "
         f"(two crops each).\n\n{table(numbers)}"
     )
     everything = {"arms": numbers, "before_and_after": kept, "sinks_by_block": by_block}

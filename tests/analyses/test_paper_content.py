@@ -117,8 +117,10 @@ def test_shares_of_attention_add_up_and_parts_make_the_whole(found):
         assert sum(share.estimate for share in arm["attention"].values()) == pytest.approx(1)
     bench = Config(out=None, image_size=112).bench
     parts = cls_parts(bench, TestTimeRegister(bench.neurons), 7)
-    whole = sum(parts.parts.values()) + bench.model.blocks[7].attn.b_O.detach()
+    whole = sum(parts.parts.values())
     assert (whole - parts.full).norm() < 1e-4 * parts.full.norm()
+    added = whole + bench.model.blocks[7].attn.b_O.detach()
+    assert (added - parts.added).norm() < 1e-4 * parts.added.norm()
     assert float(sum(parts.attention.values()).sub(1).abs().max()) < 1e-5
     patches = parts.parts["outlier patches"] + parts.parts["other patches"]
     assert (patches.norm(dim=1) <= parts.given.sum(dim=1) * (1 + 1e-5)).all()
