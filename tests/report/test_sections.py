@@ -117,3 +117,35 @@ def test_what_is_no_curve_is_not_drawn(rows):
 
 def test_sections_that_hold_no_rows_make_no_table():
     assert tables({"note": "a sentence", "empty": [], "calibration": NEURONS}) == []
+
+
+def test_a_comparison_is_a_table_with_a_row_an_arm():
+    rows = [
+        {"arm": "intact", "metric": "norm", "value": interval(4.0, 5.0, 6.0), "difference": None},
+        {"arm": "intact", "metric": "cosine", "value": interval(1.0, 1.0, 1.0), "difference": None},
+        {
+            "arm": "register",
+            "metric": "norm",
+            "value": interval(0.0, 1.0, 2.0),
+            "difference": interval(-5.0, -4.0, -3.0),
+        },
+        {"arm": "register", "metric": "cosine", "value": interval(0.7, 0.8, 0.9)},
+    ]
+    (table,) = tables({"causal": {"rows": rows, "seed": 0}})
+    assert table.columns == ("arm", "norm", "norm, minus intact", "cosine")
+    assert texts(table) == [
+        ["intact", "5.0 [4.0, 6.0]", "–", "1.00 [1.00, 1.00]"],
+        ["register", "1.0 [0.0, 2.0]", "-4.0 [-5.0, -3.0]", "0.80 [0.70, 0.90]"],
+    ]
+
+
+def test_what_compare_returns_is_such_a_table():
+    import torch
+
+    import ttreg_interp as tt
+
+    model = tt.load("timm:test_vit?random")
+    found = tt.compare(model, torch.randn(3, 3, 160, 160), {"zero": tt.ZeroNeurons({1: [3]})})
+    (table,) = tables({"causal": found.to_dict()})
+    assert [row[0].text for row in table.rows] == ["intact", "zero"]
+    assert table.columns[:2] == ("arm", "relative change")

@@ -103,7 +103,10 @@ class Demo:
 
         shown = {"intact": Empty(), REGISTER: arms[REGISTER]}
         shown["register neurons zeroed"] = arms["register neurons zeroed"]
-        record_run(model, source, shown, self.out, neurons=found.neurons, n_images=6, summary=body)
+        sections = body | {"neurons": found.to_dict()}
+        record_run(
+            model, source, shown, self.out, neurons=found.neurons, n_images=6, summary=sections
+        )
         before_after_figure(self.out, self.out / "maps")
         return write_report(self.out)
 

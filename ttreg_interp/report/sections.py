@@ -7,6 +7,7 @@ A section is known by its value, not by its name:
 | rows: a list of mappings | a table; intervals (`estimate`, `low`, `high`) with bars |
 | `Effect.to_dict()` | a table of output changes, and one layer by layer, folded |
 | effects by arm | one table of output changes |
+| `Comparison.to_dict()` | the causal table: a row an arm, a column a metric |
 | `RegisterNeurons.to_dict()` | the neurons with their scores, and the calibration curve |
 | anything else | in the JSON at the end of the page |
 
@@ -55,6 +56,8 @@ def _tables(name: str, value: Any) -> list[Table]:
         return [make_table(name, [_output_row(value)]), *([layers] if layers.rows else [])]
     if isinstance(value, Mapping) and value and all(map(_is_effect, value.values())):
         return [make_table(name, [{"arm": arm} | _output_row(one) for arm, one in value.items()])]
+    if _is_comparison(value):
+        return [make_table(name, _comparison_rows(value))]
     rows = _ranking_rows(value) if _is_artefact(value) else _rows(value)
     return [make_table(name, rows)] if rows else []
 
@@ -65,6 +68,26 @@ def _is_effect(value: Any) -> bool:
 
 def _is_artefact(value: Any) -> bool:
     return isinstance(value, Mapping) and "ranking" in value
+
+
+def _is_comparison(value: Any) -> bool:
+    rows = _rows(value.get("rows")) if isinstance(value, Mapping) else []
+    return bool(rows) and all({"arm", "metric", "value"} <= row.keys() for row in rows)
+
+
+def _comparison_rows(comparison: Mapping[str, Any]) -> list[Row]:
+    """A row an arm; a column a metric, and its difference from the intact arm where there is one."""
+    arms: dict[str, dict[str, Any]] = {}
+    columns: dict[str, None] = {}
+    for row in _rows(comparison["rows"]):
+        metric = row["metric"]
+        found = {metric: row["value"], f"{metric}, minus intact": row.get("difference")}
+        arms.setdefault(row["arm"], {}).update(found)
+        columns |= dict.fromkeys(found)
+    kept = [name for name in columns if any(values.get(name) for values in arms.values())]
+    return [
+        {"arm": arm} | {name: values.get(name) for name in kept} for arm, values in arms.items()
+    ]
 
 
 def _output_row(effect: Mapping[str, Any]) -> dict[str, Any]:
