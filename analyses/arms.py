@@ -1,13 +1,13 @@
 """Every arm on one classifier: what a test-time register costs, against its controls.
 
+Paper and place: the causal table behind arXiv 2506.08010, section 3 and its rebuttal.
 Question: how many images does a classifier lose when its register neurons are zeroed, replaced, or
 moved into a register, and when as many random neurons are zeroed?
-Place:    the causal table behind arXiv 2506.08010, section 3 and its rebuttal.
-Command:  python -m analyses.arms --model timm:vit_tiny_patch16_224@model.safetensors \\
-              --images FOLDER --labels FOLDER/labels.csv --neurons neurons.json \\
-              --fit-images OTHER_FOLDER --out OUT
-Runtime:  about 10 minutes for a ViT-Ti, 300 images and 37 arms on one core.
-Expect:   zeroing costs most, a calibrated register less than 1.5 points, random neurons nothing.
+Command: python -m analyses.arms --model timm:vit_tiny_patch16_224@model.safetensors \\
+    --images FOLDER --labels FOLDER/labels.csv --neurons neurons.json \\
+    --fit-images OTHER_FOLDER --out OUT
+Runtime: about 10 minutes for a ViT-Ti, 300 images and 37 arms on one core.
+Expect: zeroing costs most, a calibrated register at most 1.5 points, random neurons nothing.
 """
 
 import json
