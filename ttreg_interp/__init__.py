@@ -10,6 +10,7 @@ from ttreg_interp._version import __version__
 
 if TYPE_CHECKING:
     from ttreg_interp.data.images import images
+    from ttreg_interp.data.open import open_data
     from ttreg_interp.deploy.bake import bake
     from ttreg_interp.deploy.export import export, to_onnx
     from ttreg_interp.deploy.pretrained import from_pretrained, save_pretrained
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         find_register_neurons,
     )
     from ttreg_interp.errors import TTRegError
+    from ttreg_interp.evaluations.arms import standard_arms
+    from ttreg_interp.evaluations.run import evaluate
     from ttreg_interp.hooked import HookedLM, HookedViT, TextLayout, TokenLayout, load, verify
     from ttreg_interp.interventions import (
         Empty,
@@ -78,6 +81,10 @@ _HOME = {
     "from_pretrained": "deploy.pretrained",
     # data
     "images": "data.images",
+    "open_data": "data.open",
+    # what a register is worth downstream
+    "evaluate": "evaluations.run",
+    "standard_arms": "evaluations.arms",
     # errors
     "TTRegError": "errors",
 }

@@ -106,18 +106,22 @@ class Eval:
 
         neurons = {model: str(self.neurons) for model in self.models if self.neurons is not None}
         found = jobs(Path(self.data), self.models, neurons)
+        ready = [job for job in found if not job.missing]
         first = current_shard().number == 0
-        if first:
-            emit({"jobs": [vars(job) for job in found]}, self.json, survey(found))
-        for job in found:
-            if job.missing or self.dry_run:
-                continue
+        if first and not self.json:
+            emit({}, False, survey(found))
+        results: dict[str, Any] = {}
+        for job in [] if self.dry_run else ready:
             result = self._job(job)
+            results[job.folder] = result.to_dict()
             if first:
                 result.save(self.out / job.folder)
+            if first and not self.json:
                 title = f"\nTable {job.table}, {job.model}: {result}"
-                emit(result.to_dict(), self.json, title, f"results in {self.out / job.folder}")
-        return 0 if any(not job.missing for job in found) else 1
+                emit({}, False, title, f"results in {self.out / job.folder}")
+        if first and self.json:
+            emit({"jobs": [vars(job) for job in found], "results": results}, True)
+        return 0 if ready else 1
 
     def _job(self, job: Any) -> Any:
         from ttreg_interp.evaluations.arms import standard_arms

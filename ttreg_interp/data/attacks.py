@@ -125,7 +125,7 @@ def attacked(
         raise DataError(f"{data.source} has no class names to write; give texts and names.")
     items = []
     for number, item in enumerate(data.items):
-        real = data.classes[item.read_target((1, 1))]
+        real = data.classes[item.read_target((1, 1))]  # a class does not ask for the size
         others = sorted({text for text in texts or data.classes if text != real})
         if not others:
             raise DataError(f"There is no text but {real!r}; give texts of other classes.")

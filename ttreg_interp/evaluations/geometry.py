@@ -21,7 +21,7 @@ whole patches, for models that take any size; 'auto': 'pad' where that is possib
 Pixels = Float[Tensor, "channel height width"]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # keeps a model alive
 def colours(model: HookedViT) -> tuple[Tensor, Tensor]:
     """Factor and offset per channel, [channel, 1, 1], from 0 .. 1 to what the model reads.
 

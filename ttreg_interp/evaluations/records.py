@@ -125,14 +125,10 @@ def claim(folder: Path, manifest: dict[str, Any]) -> None:
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
         wanted = json.loads(text)
-        differing = [
-            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} here"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
-        ]
+        differing = _differing(found, wanted)
         if differing:
             raise ArtifactError(
-                f"{folder} belongs to another run ({'; '.join(differing)[:600]}). Give another "
+                f"{folder} belongs to another run ({'; '.join(differing[:5])}). Give another "
                 "folder, or repeat the run as it was."
             )
         return
@@ -140,3 +136,15 @@ def claim(folder: Path, manifest: dict[str, Any]) -> None:
     partial = file.with_name(f".run.json.{os.getpid()}.part")
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(file)
+
+
+def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Which entries of two manifests differ, in words; entries of entries by name."""
+    lines = []
+    for key in sorted(found.keys() | wanted.keys()):
+        there, here = found.get(key), wanted.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            lines += [f"{key}.{line}" for line in _differing(there, here)]
+        elif there != here:
+            lines.append(f"{key}: {str(there)[:60]!r} there, {str(here)[:60]!r} here")
+    return lines

@@ -121,7 +121,7 @@ class Result:
         warnings = [
             f"\n\nWarning ({arm}): {notes['warning']}"
             for arm, notes in self.config["notes"].items()
-            if arm == INTACT and "warning" in notes
+            if "warning" in notes
         ]
         return (
             f"{self.title}: {counts}; {left_out} left out.\n\n{self.to_markdown()}\n\n"
@@ -160,13 +160,17 @@ def scored(
         config={
             **manifest,
             "protocol": evaluation.source,
-            "notes": {
-                run.arm: dict(evaluation.notes(run.model)) for run in runs if run.name == run.arm
-            },
+            "notes": _notes(evaluation, runs),
             "seed": seed,
             "versions": versions(),
         },
     )
+
+
+def _notes(evaluation: Evaluation, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Of the intact model, and of every other checkpoint."""
+    first = {id(run.model): run for run in reversed(runs)}
+    return {run.arm: dict(evaluation.notes(run.model)) for run in reversed(first.values())}
 
 
 def _rows(arm: str, group: list[Scored], intact: Scored, seed: int) -> Iterator[Row]:
