@@ -92,11 +92,13 @@ def _ids(config: TextConfig, model: HookedLM) -> Int[Tensor, "text token"]:
 
 
 def random_ids(bench: Bench) -> Int[Tensor, "text token"]:
-    """As many tokens drawn evenly from the vocabulary; the texts' first token stays."""
+    """As many tokens drawn evenly from the vocabulary, behind the texts' first token, which does not
+    come again: it may be what carries the massive activation wherever it stands."""
     generator = torch.Generator().manual_seed(bench.config.seed)
-    drawn = torch.randint(bench.model.cfg.d_vocab, bench.ids.shape, generator=generator)
-    drawn[:, 0] = bench.ids[:, 0].cpu()
-    return drawn.to(bench.ids.device)
+    first, others = bench.ids[:, :1].cpu(), bench.model.cfg.d_vocab - 1
+    drawn = torch.randint(others, bench.ids.shape, generator=generator)
+    drawn = (first + 1 + drawn) % (others + 1)
+    return torch.cat((first, drawn[:, 1:]), dim=1).to(bench.ids.device)
 
 
 def markdown(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

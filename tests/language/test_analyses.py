@@ -71,7 +71,8 @@ def test_a_real_model_without_a_sink_shows_none(tmp_path):
     options = {
         "lm": f"llama2c:{STORIES / 'stories260K.bin'}",
         "texts": str(STORIES / "tinystories_1000.json"),
-        **SMALL,
+        "limit": 12,
+        "length": 64,  # at 32 evenly spread attention comes near epsilon
     }
     assert curves.analyse(curves.Config(out=tmp_path, **options)).numbers["dims"] == []
     assert sink_rate.analyse(sink_rate.Config(out=tmp_path, **options)).numbers["rate"] == 0

@@ -5,15 +5,16 @@ attention that sums to one, weights that decompose what they write, and a layout
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ttreg_interp.errors import ContractError
+from ttreg_interp.hooked.language import HookedLM
 from ttreg_interp.hooked.vit import HookedViT
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -83,16 +84,17 @@ class Verification:
 
 @torch.no_grad()
 def verify(
-    model: HookedViT,
-    pixels: Float[Tensor, "batch channel height width"] | None = None,
+    model: HookedViT | HookedLM,
+    pixels: Float[Tensor, "batch channel height width"] | Int[Tensor, "batch token"] | None = None,
     seed: int = 0,
 ) -> Verification:
     """Check every promise of a hooked model.
 
     Args:
-        model: any HookedViT.
-        pixels: images to run; default: two images of noise at the model's own size.
-        seed: of the noise images and of the overwrites.
+        model: any HookedViT or HookedLM.
+        pixels: images to run (default: two images of noise at the model's own size), or token ids
+            (default: two texts of random tokens).
+        seed: of the noise images or random tokens, and of the overwrites.
 
     Returns:
         One Check per promise; call `.require()` to raise on a failure.
@@ -103,6 +105,9 @@ def verify(
         True
     """
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(model, HookedLM):
+        checks = _language_checks(model, pixels, generator)
+        return Verification(model.cfg.model_name, model.parts.family, len(model.hook_dict), checks)
     if pixels is None:
         pixels = torch.randn(2, model.parts.n_channels, *model.image_size, generator=generator)
     pixels = pixels.to(model.cfg.device, model.cfg.dtype)
@@ -118,6 +123,33 @@ def verify(
     return Verification(model.cfg.model_name, model.parts.family, len(model.hook_dict), checks)
 
 
+def _language_checks(
+    model: HookedLM, ids: Tensor | None, generator: torch.Generator
+) -> tuple[Check, ...]:
+    if ids is None:
+        shape = (2, min(16, model.cfg.n_ctx))
+        ids = torch.randint(model.cfg.d_vocab, shape, generator=generator)
+    ids = ids.to(model.cfg.device)
+    return (
+        _parity(model, ids),
+        _identity(model, ids),
+        _causality(model, ids[:1], generator),
+        _pattern(model, ids),
+        _decomposition(model, ids),
+        _no_look_ahead(model, ids),
+    )
+
+
+def _no_look_ahead(model: HookedLM, ids: Tensor) -> Check:
+    """Other tokens at the end of a text change nothing before them."""
+    half = ids.shape[1] // 2
+    changed = torch.cat((ids[:, :half], (ids[:, half:] + 1) % model.cfg.d_vocab), dim=1)
+    before, after = model(ids), model(changed)
+    check = _within("no look-ahead", after[:, :half], before[:, :half], "tokens before a change")
+    moved = not torch.equal(after[:, half:], before[:, half:])
+    return replace(check, passed=check.passed and moved)
+
+
 def _within(name: str, found: Tensor, expected: Tensor, what: str) -> Check:
     scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     error = float((found - expected).abs().max() / scale)
@@ -129,13 +161,13 @@ def _within(name: str, found: Tensor, expected: Tensor, what: str) -> Check:
     return Check(name, finite and found.shape == expected.shape and error <= bound, detail, error)
 
 
-def _parity(model: HookedViT, pixels: Tensor) -> Check:
+def _parity(model: HookedViT | HookedLM, pixels: Tensor) -> Check:
     return _within(
         "parity", model(pixels), model.parts.reference(pixels), "output against the source"
     )
 
 
-def _identity(model: HookedViT, pixels: Tensor) -> Check:
+def _identity(model: HookedViT | HookedLM, pixels: Tensor) -> Check:
     """Reading every hook point must not change the output beyond the kernels' rounding."""
     expected = model(pixels)
     hooks = [(name, lambda activation, hook: activation) for name in model.hook_dict]
@@ -147,19 +179,16 @@ def _identity(model: HookedViT, pixels: Tensor) -> Check:
     )
 
 
-def _causality(model: HookedViT, pixels: Tensor, generator: torch.Generator) -> Check:
+def _causality(model: HookedViT | HookedLM, pixels: Tensor, generator: torch.Generator) -> Check:
     """Overwrite one hook point after the other; each run starts at the block of its hook point."""
     output, tokens = model(pixels, return_type="both")
     residuals = [model(pixels, stop_at_layer=layer) for layer in range(model.cfg.n_layers + 1)]
+    size = {} if isinstance(model, HookedLM) else {"image_size": tuple(pixels.shape[-2:])}
     silent = []
     for name in model.hook_dict:
         overwrite = (name, partial(_overwrite, generator=generator))
         layer = _first_block(name, model.cfg.n_layers)
-        start = (
-            {"start_at_layer": layer, "image_size": tuple(pixels.shape[-2:])}
-            if layer is not None
-            else {}
-        )
+        start = {} if layer is None else {"start_at_layer": layer, **size}
         new = model.run_with_hooks(
             pixels if layer is None else residuals[layer],
             return_type="both",
@@ -186,13 +215,13 @@ def _overwrite(activation: Tensor, hook: Any, generator: torch.Generator) -> Ten
     return noise.abs() + 0.5 if hook.name.endswith("hook_scale") else noise
 
 
-def _pattern(model: HookedViT, pixels: Tensor) -> Check:
+def _pattern(model: HookedViT | HookedLM, pixels: Tensor) -> Check:
     _, cache = model.run_with_cache(pixels, names_filter=lambda name: name.endswith("hook_pattern"))
     sums = torch.stack([pattern.sum(dim=-1) for pattern in cache.values()])
     return _within("pattern", sums, torch.ones_like(sums), "rows of every pattern sum to 1")
 
 
-def _decomposition(model: HookedViT, pixels: Tensor) -> Check:
+def _decomposition(model: HookedViT | HookedLM, pixels: Tensor) -> Check:
     """Heads and neurons times their output weights, plus biases, are what the layer writes."""
     wanted = ("hook_z", "hook_post", "hook_attn_out", "hook_mlp_out")
     _, cache = model.run_with_cache(pixels, names_filter=lambda name: name.endswith(wanted))

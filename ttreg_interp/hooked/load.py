@@ -137,7 +137,9 @@ def _language_model(spec: ModelSpec, image_size: Any, device: Any, dtype: Any) -
     check_finite_weights(loaded.module, str(spec))
     model = HookedLM.wrap(loaded.module, loaded.tokenizer)
     model.spec = str(spec)
-    return model.to(device=device, dtype=dtype).eval()
+    for parameter in loaded.module.parameters():  # the tables of angles stay in float32
+        parameter.data = parameter.data.to(dtype or parameter.dtype)
+    return model.to(device=device).eval()
 
 
 def _from_source(spec: ModelSpec, request: Request) -> Loaded:
