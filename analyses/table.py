@@ -1,5 +1,7 @@
 """The table of docs/analyses/paper.md, from the results of two runs of a room.
 
+A script without a result in either has no line.
+
 Command: python -m analyses.table --embedded OUT_EMBEDDED --real OUT_REAL --page docs/analyses/paper.md
 """
 
@@ -66,6 +68,8 @@ def build(config: Config) -> str:
         header = Header.of(module.__doc__).fields
         place, paper = header["Paper and place"], header.get("In the paper", "-")
         here, there = cell(config.embedded / name), cell(config.real / name)
+        if (here, there) == ("-", "-"):
+            continue
         lines.append(f"| {place} | `{name}` | {here} | {there} | {paper} |")
     return "\n".join(lines)
 

@@ -123,7 +123,7 @@ def analyse(config: Config) -> Findings:
     known = len(reference & bench.neurons)
     said = "no cell leaves less than 5 %"
     if least:
-        said = f"{least['top_k']} neurons up to block {least['top_layer']} leave {least['outliers_left']} of the outliers"
+        said = f"top_k {least['top_k']} up to block {least['top_layer']} leaves {least['outliers_left']} of the outliers"
     headline = f"{said}; best {len(reference)} from detection layers {layers}: {list(overlap.values())} the same"
     words = (
         f"Neurons of blocks 1 and later, ranked by what they write along the outliers: {said}, at cosine "
