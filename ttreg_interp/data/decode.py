@@ -1,6 +1,7 @@
 """One image file to one 8-bit RGB image, whatever its kind; or the reason why not."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,31 @@ def read_image(path: Path | str) -> Image.Image:
         raise DataError("a folder, not a file")
     if not path.exists():
         raise DataError("no such file")
+    if path.stat().st_size == 0:
+        raise DataError("an empty file (0 bytes)")
+    return _decoded(path)
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """The same of a file's content.
+
+    Raises:
+        DataError: If there is no readable image; the message is the reason.
+    """
+    if not content:
+        raise DataError("an empty file (0 bytes)")
+    return _decoded(BytesIO(content))
+
+
+def _decoded(file: Path | BytesIO) -> Image.Image:
     try:
-        if path.stat().st_size == 0:
-            raise DataError("an empty file (0 bytes)")
         with warnings.catch_warnings():
             # Of damaged metadata; what matters of it, the orientation, is read or raises.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                return upright_rgb(image)
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -59,6 +75,11 @@ def read_image(path: Path | str) -> Image.Image:
         ) from error
     except Exception as error:  # of damaged files, decoders raise anything
         raise DataError(f"cannot be decoded: {error} ({type(error).__name__})") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image as `read_image` gives it."""
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
