@@ -30,14 +30,19 @@ class Push:
 
 
 def marked_vit(
-    *pushes: Push, class_token: bool = True, depth: int = 4, seed: int = 0, **kwargs
+    *pushes: Push,
+    class_token: bool = True,
+    depth: int = 4,
+    seed: int = 0,
+    size: tuple[int, int] = (64, 64),
+    **kwargs,
 ) -> nn.Module:
     """A random timm ViT (64 px, 16 patches) in which only the pushes make outliers."""
     from timm.models.vision_transformer import VisionTransformer
 
     torch.manual_seed(seed)
     vit = VisionTransformer(
-        img_size=64,
+        img_size=size,
         patch_size=16,
         embed_dim=WIDTH,
         depth=depth,
@@ -98,8 +103,8 @@ def hooked(vit: nn.Module) -> HookedViT:
     return HookedViT.wrap(vit)
 
 
-def noise_images(n: int = 16, seed: int = 0, size: int = 64) -> Tensor:
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+def noise_images(n: int = 16, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Tensor:
+    return torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ def test_each_neuron_alone_and_left_out_has_its_own_part(found):
     for row in rows.values():
         assert row["left_by_it_alone"] == pytest.approx(0.5)
         assert row["left_without_it"] == pytest.approx(0.5)
+        assert 0.2 < row["shrinkage"]["low"] < row["shrinkage"]["high"] < 0.8
 
 
 def test_neurons_that_clearly_lead_stay_under_every_resample(found):
@@ -91,6 +92,7 @@ def test_the_artefact_sums_its_evidence_up_in_words(found):
     text = str(found)
     assert "held-out images, neurons moved to a register: 0.0% of the outliers left" in text
     assert "controls: random neurons leave 100.0% of the outliers" in text
+    assert "moved alone, they shrink the outliers by 52.5%, 37.1%" in text
     assert "resampled images: every neuron stays in the list in 100% or more" in text
 
 

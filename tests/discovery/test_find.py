@@ -205,6 +205,14 @@ def test_half_precision_finds_the_same():
     assert found.provenance["dtype"] == "bfloat16"
 
 
+def test_images_need_not_be_square():
+    vit = marked_vit(Push(2, 7, (0, 11)), size=(32, 96))
+    found = find_register_neurons(hooked(vit), noise_images(size=(32, 96)))
+    assert found.by_layer() == {2: (7,)}
+    assert found.image_size == (32, 96)
+    assert found.evidence["outliers"]["priors"]["outliers_per_image"] == 2
+
+
 def test_nan_in_a_layer_of_the_scoring_pass_is_named():
     """The survey saw nothing wrong: the bad image comes later."""
     images = noise_images(24)
@@ -216,7 +224,7 @@ def test_nan_in_a_layer_of_the_scoring_pass_is_named():
 @pytest.mark.assets
 @pytest.mark.parametrize(("size", "n_images"), [(224, 16), (384, 8)])
 def test_the_real_vit_tiny(assets, size, n_images):
-    """One neuron of block 7 makes the four corner outliers; two of block 6 give them a start."""
+    """One neuron of block 7 makes the four corner outliers; two of block 6 start them."""
     from ttreg_interp.data.images import images
     from ttreg_interp.hooked import load
 
@@ -225,7 +233,7 @@ def test_the_real_vit_tiny(assets, size, n_images):
     folder = images(assets / "imagenet_sample", limit=n_images, seed=0)
     found = find_register_neurons(model, folder, replace(QUICK, batch_size=4))
     assert found.ranking[0][:2] == (7, 417)
-    assert set(found) <= {(7, 417), (6, 189), (7, 711), (6, 59)}
+    assert (6, 189) in set(found) <= {(7, 417), (6, 189), (6, 59)}
     share = found.ranking[0][2] / found.evidence["excess"]
     assert share > 0.9
     assert found.emerges_at == 7

@@ -7,7 +7,6 @@ import torch
 
 from tests.discovery.models import Push, erase, hooked, marked_vit, noise_images
 from ttreg_interp.discovery import FindConfig, find_outliers
-from ttreg_interp.discovery.plots import plot_outliers
 from ttreg_interp.discovery.priors import neighbour_similarity
 from ttreg_interp.discovery.stream import ImageStream
 from ttreg_interp.discovery.survey import survey_norms
@@ -117,7 +116,7 @@ def test_neighbour_similarity_is_the_mean_cosine_to_the_neighbours_there_are():
 
 
 def test_a_picture_of_the_norms_is_drawn(marked, tmp_path):
-    plot_outliers(find_outliers(marked, noise_images()), tmp_path / "norms.png")
+    find_outliers(marked, noise_images()).plot(tmp_path / "norms.png")
     assert (tmp_path / "norms.png").stat().st_size > 5000
 
 
@@ -146,7 +145,7 @@ def test_nan_stops_the_run_and_names_the_layer(broken):
         (iter([noise_images()]), "read more than once.*tt.images"),
         ([noise_images()[0]], r"\[batch, channel, height, width\]; found \(3, 64, 64\)"),
         (["a.png"], "found str"),
-        ([noise_images(2), noise_images(2, size=32)], "have one size"),
+        ([noise_images(2), noise_images(2, size=(32, 32))], "have one size"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(marked, images, message):
@@ -154,9 +153,10 @@ def test_images_that_cannot_be_used_are_refused(marked, images, message):
         find_outliers(marked, images)
 
 
-def test_image_files_need_a_model_that_preprocesses_them(marked, tmp_path):
+def test_image_files_need_a_model_that_preprocesses_them(marked, tmp_path, monkeypatch):
     from ttreg_interp.data.images import images
 
+    monkeypatch.setattr(marked, "preprocess", None)
     (tmp_path / "a.png").write_bytes(b"never read")
     with pytest.raises(DataError, match="does not know how its images are preprocessed"):
         find_outliers(marked, images(tmp_path))

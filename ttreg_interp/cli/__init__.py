@@ -19,6 +19,7 @@ COMMANDS = {
     "find": "find.Find",
     "apply": "apply.Apply",
     "outliers": "outliers.Outliers",
+    "merge": "merge.Merge",
     "neurons": "neurons.Neurons",
     "report": "report.Report",
     "explore": "explore.Explore",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ttreg_interp.discovery.capture import check_finite, token_norms
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.exact import ExactSums
-from ttreg_interp.discovery.outliers import shown
+from ttreg_interp.discovery.progress import shown
 from ttreg_interp.discovery.sketch import NormHistogram, bin_counts
 from ttreg_interp.discovery.stream import Batch, ImageStream
 from ttreg_interp.discovery.thresholds import Threshold, find_threshold

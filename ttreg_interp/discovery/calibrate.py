@@ -6,9 +6,10 @@ from typing import Any
 from ttreg_interp.discovery.capture import resolve_layer
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.scores import NeuronScores
-from ttreg_interp.discovery.trial import Trial
+from ttreg_interp.discovery.trial import Effect, Trial
 from ttreg_interp.errors import DataError
 from ttreg_interp.interventions.neuron_set import NeuronSet
+from ttreg_interp.metrics.intervals import mean_interval
 
 LAYER_SHARE = 0.005
 """A layer is searched if its neurons wrote at least this share of the outliers' excess."""
@@ -18,8 +19,17 @@ MOST_NEURONS = 512
 """No more than these are tried."""
 CLEAR_GAP = 3.0
 """A ratio of neighbouring scores that parts register neurons from the rest."""
+LEAST_EFFECT = 0.005
+"""A neuron behind those needed joins if moving it takes this share of the outliers' norm away."""
+ALONG = 0.75
+"""And this part of the share that it wrote: moving what was written across an outlier, as a neuron
+does that fires because of it, takes half of that share of the norm away; along it, all of it."""
+PROMINENT = 1.5
+"""Former outliers stand out if they are this many times as long as the median token."""
 
-Ranking = list[tuple[int, int, float]]
+Row = tuple[int, int, float]
+"""Layer, neuron, score."""
+Ranking = list[Row]
 
 
 def search_range(model: Any, config: FindConfig, scores: NeuronScores, detect_layer: int) -> range:
@@ -77,7 +87,7 @@ class GreedyCurve:
         return self._points[k]
 
     def _measure(self, rows: Ranking) -> CurvePoint:
-        result = self.trial.shifted(row[:2] for row in rows)
+        result = self.trial.run(self.trial.register(_pairs(rows)))
         return CurvePoint(len(rows), self.trial.left(result), float(result.drift.mean()))
 
     def of(self, rows: Ranking) -> CurvePoint:
@@ -139,27 +149,27 @@ class Choice:
         return NeuronSet.of([row[:2] for row in self.chosen])
 
 
-def choose_neurons(trial: Trial, ranking: Ranking, config: FindConfig, least: float) -> Choice:
-    """As few of the best neurons as suppress the outliers; then what stands clear behind them.
+def choose_neurons(trial: Trial, ranking: Ranking, config: FindConfig, excess: float) -> Choice:
+    """As few of the best neurons as suppress the outliers; then those behind them that cause some.
 
     The second part finds neurons that start what others amplify: they write little themselves, yet
-    stand clear of the rest, and still fire once the others are moved. It needs a score with a unit,
-    so it is for projections only.
+    stand clear of the rest, and the outliers shrink on held-out images when one of them alone is
+    moved. It needs a score with a unit, so it is for projections only.
 
     Args:
         trial: held-out images.
         ranking: searched neurons, best first.
         config: top_k, suppress_to, guard and score are used.
-        least: scores below this are noise; for a projection.
+        excess: of the outliers, the unit of projections.
     """
     curve = GreedyCurve(trial, ranking)
-    chosen, caveats = _chosen(curve, config, least)
+    chosen, caveats = _chosen(curve, config, excess)
     _ = curve[min(2 * len(chosen), len(ranking))]  # shows whether the curve is flat from there
     return Choice(chosen, curve.of(chosen), curve.points, caveats)
 
 
 def _chosen(
-    curve: GreedyCurve, config: FindConfig, least: float
+    curve: GreedyCurve, config: FindConfig, excess: float
 ) -> tuple[Ranking, tuple[str, ...]]:
     """Rows of the ranking, and what is to be said about them."""
     ranking = curve.ranking
@@ -173,23 +183,50 @@ def _chosen(
         return _within_guard(curve, config, k)
     needed = ranking[:k]
     if config.score == "projection":
-        behind = ranking[k : clear_gap(ranking[:limit], least)]
-        more = needed + _still_firing(curve.trial, behind, needed)
+        behind = ranking[k : clear_gap(ranking[:limit], NEURON_SHARE * excess)]
+        more = needed
+        if behind:
+            more = needed + _behind(curve.trial, needed, behind, excess, config.seed)
         if curve.of(more).drift <= config.guard:
             return more, ()
     return needed, ()
 
 
-def _still_firing(trial: Trial, rows: Ranking, moved: Ranking) -> Ranking:
-    """The rows whose neurons keep half their activation at the outliers' places.
+def _behind(trial: Trial, needed: Ranking, rows: Ranking, excess: float, seed: int) -> Ranking:
+    """Those of the rows that cause outliers too, told by moving one at a time.
 
-    Those that fall silent fire because a token is an outlier; they do not make it one.
+    First on the intact model, where what starts an outlier takes more away than it wrote itself.
+    Then, if the former outliers still stand out once these are moved, on what is left of them: where
+    a norm evens out what one neuron adds, each seems idle as long as the others are there.
     """
-    if not rows:
-        return []
-    pairs = [row[:2] for row in rows]
-    kept = trial.activation(pairs, [row[:2] for row in moved]) / trial.activation(pairs)
-    return [row for row, part in zip(rows, kept.tolist(), strict=True) if part >= 0.5]
+    effects = trial.effects(_pairs(rows))
+    starts = [
+        row
+        for row, effect in zip(rows, effects, strict=True)
+        if _shrinks(effect, max(LEAST_EFFECT, ALONG * row[2] / excess), seed)
+    ]
+    moved = needed + starts
+    if trial.prominence(_pairs(moved)) < PROMINENT:
+        return starts
+    idle = [row for row in rows if row not in starts]
+    effects = trial.effects(_pairs(idle), _pairs(moved))
+    return starts + [
+        row
+        for row, effect in zip(idle, effects, strict=True)
+        if _shrinks(effect, LEAST_EFFECT, seed)
+    ]
+
+
+def _shrinks(effect: Effect, least: float, seed: int) -> bool:
+    """Whether the outliers shrink by at least that, and beyond doubt over images at all."""
+    shrinkage = effect.shrinkage
+    if float(shrinkage.mean()) < least:
+        return False
+    return len(shrinkage) < 2 or mean_interval(shrinkage, seed).low > 0
+
+
+def _pairs(rows: Ranking) -> list[tuple[int, int]]:
+    return [row[:2] for row in rows]
 
 
 def _best_of(curve: GreedyCurve, config: FindConfig, limit: int) -> tuple[Ranking, tuple[str, ...]]:

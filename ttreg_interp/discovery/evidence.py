@@ -69,10 +69,13 @@ def _handed_over(neurons: NeuronSet, others: NeuronSet) -> Intervention:
 def _arm(trial: Trial, result: ArmResult, seed: int) -> dict[str, Any]:
     described: dict[str, Any] = {"outliers_left": trial.left(result)}
     for name, values in (("outliers_per_image", result.outliers), ("drift", result.drift)):
-        described[name] = (
-            mean_interval(values, seed).to_dict() if len(values) > 1 else float(values.mean())
-        )
+        described[name] = _mean(values, seed)
     return described
+
+
+def _mean(values: Float[Tensor, " image"], seed: int) -> dict[str, Any] | float:
+    """The mean with its interval; one image has none around it."""
+    return mean_interval(values, seed).to_dict() if len(values) > 1 else float(values.mean())
 
 
 def _draws(trial: Trial, control: Callable[[int], Intervention], seed: int) -> dict[str, Any]:
@@ -85,22 +88,27 @@ def _draws(trial: Trial, control: Callable[[int], Intervention], seed: int) -> d
     return {"outliers_left": left.to_dict(), "drift": drift.to_dict(), "draws": CONTROL_DRAWS}
 
 
-def single_neurons(trial: Trial, neurons: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def single_neurons(trial: Trial, neurons: list[tuple[int, int]], seed: int) -> list[dict[str, Any]]:
     """The effect of each neuron alone, and of all but it; the best `MOST_SINGLE` of the list."""
-    rows = []
-    for pair in neurons[:MOST_SINGLE]:
-        alone = trial.shifted([pair])
-        rest = trial.shifted([other for other in neurons if other != pair])
+    rows, best = [], neurons[:MOST_SINGLE]
+    for pair, alone in zip(best, trial.effects(best), strict=True):
+        rest = trial.run(trial.register([other for other in neurons if other != pair]))
         rows.append(
             {
                 "layer": pair[0],
                 "neuron": pair[1],
-                "left_by_it_alone": trial.left(alone),
+                "shrinkage": _mean(alone.shrinkage, seed),
+                "left_by_it_alone": alone.outliers_left,
                 "left_without_it": trial.left(rest),
                 "drift_without_it": float(rest.drift.mean()),
             }
         )
     return rows
+
+
+def arms_of_evidence(k: int) -> int:
+    """How often the held-out images are run, at most, for k neurons."""
+    return 3 + 2 * CONTROL_DRAWS + 1 + 2 * min(k, MOST_SINGLE)
 
 
 def image_statistics(

@@ -1,5 +1,6 @@
 """find_register_neurons: from a model and images to register neurons with their evidence."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from ttreg_interp.discovery.calibrate import Ranking
 from ttreg_interp.discovery.checkpoint import RunState
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.evidence import (
+    arms_of_evidence,
     held_out_arms,
     image_statistics,
     single_neurons,
@@ -16,11 +18,12 @@ from ttreg_interp.discovery.evidence import (
 from ttreg_interp.discovery.observe import Observer
 from ttreg_interp.discovery.outliers import OutlierReport
 from ttreg_interp.discovery.priors import read_priors
+from ttreg_interp.discovery.progress import counted, shown
 from ttreg_interp.discovery.provenance import architecture_of, provenance_of
 from ttreg_interp.discovery.recursion import search_again
 from ttreg_interp.discovery.register_neurons import RegisterNeurons
 from ttreg_interp.discovery.scoring import ScoringRun, score
-from ttreg_interp.discovery.search import Search, search
+from ttreg_interp.discovery.search import Search, search, with_held_out
 from ttreg_interp.discovery.survey import Detection
 from ttreg_interp.discovery.weights import weight_check
 from ttreg_interp.interventions.neuron_set import NeuronSet
@@ -75,9 +78,8 @@ def find_register_neurons(
         >>> found.by_layer() == vit.truth
         True
     """
-    run = ScoringRun.of(model, images, config or FindConfig())
-    state = score(run, checkpoint, progress)
-    return conclude(run, state)
+    run = ScoringRun.of(model, images, config or FindConfig(), progress)
+    return conclude(run, score(run, checkpoint))
 
 
 def conclude(run: ScoringRun, state: RunState) -> RegisterNeurons:
@@ -126,11 +128,18 @@ def _evidence(
     layers = range(min(layer for layer, _ in pairs), max(layer for layer, _ in pairs) + 1)
     observer = Observer(run.model, detection, layers, run.config.sparsity)
     seed = run.config.seed
-    statistics = image_statistics(observer, run.sample(), pairs, seed)
+    with counted("evidence", run.progress, arms_of_evidence(k) * first.trial.n_images) as tick:
+        trial = replace(first.trial, tick=tick)
+        if layers.start < trial.first_layer:  # of neurons that a further search found
+            trial, _ = with_held_out(run, replace(trial, first_layer=layers.start))
+        held_out = held_out_arms(trial, neurons, seed)
+        single = single_neurons(trial, pairs[:k], seed)
+    sample = shown(run.sample(), "stability", run.progress)
+    statistics = image_statistics(observer, sample, pairs, seed)
     assert run.config.score is not None
     return {
-        "held_out": held_out_arms(first.trial, neurons, seed),
-        "single": single_neurons(first.trial, pairs[:k]),
+        "held_out": held_out,
+        "single": single,
         "stability": stability(statistics, first.scores, pairs, run.config.score, k, seed),
         "weights": weight_check(run.model, neurons, first.scores.direction, seed),
         "published": published_agreement(run.model, neurons),

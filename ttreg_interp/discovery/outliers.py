@@ -1,14 +1,15 @@
 """Outliers of a model: where, how many, how strong, since which layer, and what places them."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.observe import Observer
 from ttreg_interp.discovery.priors import OutlierPriors, read_priors
+from ttreg_interp.discovery.progress import shown
 from ttreg_interp.discovery.scores import score_neurons
-from ttreg_interp.discovery.stream import Batch, ImageStream
+from ttreg_interp.discovery.stream import ImageStream
 from ttreg_interp.discovery.survey import Detection, NormSurvey, detect, survey_norms
 
 
@@ -113,6 +114,12 @@ class OutlierReport:
         """Plain values for JSON."""
         return asdict(self) | {"priors": self.priors.to_dict(), "steps": list(self.steps)}
 
+    def plot(self, path: str | Path) -> None:
+        """Save a picture: largest and median norm by layer (arXiv 2506.08010, Fig. 2)."""
+        from ttreg_interp.discovery.plots import plot_outliers
+
+        plot_outliers(self, Path(path))
+
     def summary(self) -> str:
         """The findings in one or two sentences."""
         peak = max(row.ratio_after_mlp for row in self.layers)
@@ -200,10 +207,3 @@ def find_outliers(
     observer = Observer(model, detection, layers=range(0))
     sums = score_neurons(observer, shown(stream, "outliers", progress))
     return OutlierReport.of(model, survey, detection, read_priors(sums))
-
-
-def shown(batches: Iterable[Batch], what: str, progress: bool) -> Iterator[Batch]:
-    """The batches, with a progress bar if wanted and standard error is a terminal."""
-    from tqdm.auto import tqdm
-
-    yield from tqdm(batches, desc=what, unit="batch", disable=None if progress else True)

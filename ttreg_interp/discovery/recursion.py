@@ -7,6 +7,7 @@ from ttreg_interp.discovery.calibrate import Ranking
 from ttreg_interp.discovery.distributed import agreed, current_shard, summed
 from ttreg_interp.discovery.exact import ExactSums
 from ttreg_interp.discovery.observe import Observer
+from ttreg_interp.discovery.progress import shown
 from ttreg_interp.discovery.scores import add_batch
 from ttreg_interp.discovery.scoring import ScoringRun
 from ttreg_interp.discovery.search import search
@@ -60,7 +61,9 @@ def search_again(run: ScoringRun, found: NeuronSet) -> list[Recursion]:
 
 
 def _surveyed(run: ScoringRun) -> Detection:
-    survey = survey_norms(run.model, run.sample(), run.config.candidates or "patches")
+    survey = survey_norms(
+        run.model, shown(run.sample(), "norms", run.progress), run.config.candidates or "patches"
+    )
     return detect(run.model, agreed(survey), run.config)
 
 
@@ -68,7 +71,7 @@ def _scored(run: ScoringRun, detection: Detection) -> ExactSums:
     layers = run.layers(detection.detect_layer)
     observer = Observer(run.model, detection, layers, run.config.sparsity)
     sums, shard = ExactSums(), current_shard()
-    for number, batch in enumerate(run.batches()):
+    for number, batch in enumerate(shown(run.batches(), "scores", run.progress)):
         if shard.takes(number):
             add_batch(sums, observer, batch, run.config.seed)
     return summed(sums)

@@ -10,7 +10,7 @@ from ttreg_interp.discovery.checkpoint import RunState, Shard, load_or_none
 from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.distributed import agreed, current_shard, summed
 from ttreg_interp.discovery.observe import Observer
-from ttreg_interp.discovery.outliers import shown
+from ttreg_interp.discovery.progress import shown
 from ttreg_interp.discovery.scores import add_batch
 from ttreg_interp.discovery.stream import Batch, ImageStream, held_out
 from ttreg_interp.discovery.survey import detect, survey_norms
@@ -46,13 +46,17 @@ class ScoringRun:
     """Hash of the model's weights."""
     digest: str | None
     """Of the images."""
+    progress: bool = False
+    """Whether to show bars."""
 
     @classmethod
-    def of(cls, model: Any, images: Any, config: FindConfig) -> "ScoringRun":
+    def of(
+        cls, model: Any, images: Any, config: FindConfig, progress: bool = False
+    ) -> "ScoringRun":
         """The run of `find_register_neurons` with these arguments."""
         config = config.resolved()
         stream = ImageStream.for_model(model, images, config.batch_size, config.workers)
-        return cls(model, stream, config, weights_hash(model.source), stream.digest())
+        return cls(model, stream, config, weights_hash(model.source), stream.digest(), progress)
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the images that are not held out."""
@@ -95,18 +99,20 @@ class ScoringRun:
     def start(self, shard: Shard) -> RunState:
         """Survey the first images and choose threshold and layer."""
         candidates = self.config.candidates or "patches"
-        survey = agreed(survey_norms(self.model, self.sample(), candidates))
+        survey = agreed(
+            survey_norms(self.model, shown(self.sample(), "norms", self.progress), candidates)
+        )
         detection = detect(self.model, survey, self.config)
         return RunState(self.fingerprint(), survey, detection, shard=shard)
 
-    def go_on(self, state: RunState, checkpoint: Path | None, progress: bool) -> RunState:
+    def go_on(self, state: RunState, checkpoint: Path | None) -> RunState:
         """Score the batches that are left; saves now and then, and at the end."""
         if state.complete:
             return state
         layers = self.layers(state.detection.detect_layer)
         observer = Observer(self.model, state.detection, layers, self.config.sparsity)
         left = islice(self.batches(), state.batches, None)
-        for batch in shown(left, "scores", progress):
+        for batch in shown(left, "scores", self.progress):
             if state.shard.takes(state.batches):
                 add_batch(state.sums, observer, batch, self.config.seed)
             state.batches += 1
@@ -118,25 +124,25 @@ class ScoringRun:
         return state
 
 
-def score(run: ScoringRun, checkpoint: str | Path | None, progress: bool) -> RunState:
+def score(run: ScoringRun, checkpoint: str | Path | None) -> RunState:
     """The sums over all images; under torchrun, over all processes.
 
     Raises:
         ArtifactError: the checkpoint belongs to another run.
     """
     shard = current_shard()
-    state = resumed(run, shard, _own_file(checkpoint, shard), progress)
+    state = resumed(run, shard, _own_file(checkpoint, shard))
     return replace(state, sums=summed(state.sums), shard=Shard())
 
 
-def resumed(run: ScoringRun, shard: Shard, file: Path | None, progress: bool) -> RunState:
+def resumed(run: ScoringRun, shard: Shard, file: Path | None) -> RunState:
     """One shard's sums, taken up from its checkpoint where there is one."""
     state = load_or_none(file)
     if state is None:
         state = run.start(shard)
     else:
         state.check_same_run(run.fingerprint(), str(file)).check_shard(shard, str(file))
-    return run.go_on(state, file, progress)
+    return run.go_on(state, file)
 
 
 def _own_file(checkpoint: str | Path | None, shard: Shard) -> Path | None:
@@ -168,6 +174,6 @@ def score_shard(
     Raises:
         ArtifactError: the file belongs to another run.
     """
-    run = ScoringRun.of(model, images, config or FindConfig())
-    resumed(run, shard, Path(checkpoint), progress)
+    run = ScoringRun.of(model, images, config or FindConfig(), progress)
+    resumed(run, shard, Path(checkpoint))
     return Path(checkpoint)

@@ -1,19 +1,19 @@
 """One search: from the sums of a scoring pass to the neurons taken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ttreg_interp.discovery.calibrate import (
-    NEURON_SHARE,
     Choice,
     Ranking,
     choose_neurons,
     search_range,
 )
 from ttreg_interp.discovery.exact import ExactSums
+from ttreg_interp.discovery.progress import counted
 from ttreg_interp.discovery.scores import NeuronScores, read_scores
 from ttreg_interp.discovery.scoring import ScoringRun
 from ttreg_interp.discovery.stream import held_out
@@ -56,34 +56,34 @@ def search(
     """
     base = NeuronSet() if base is None else base
     scores = read_scores(run.model, run.layers(detection.detect_layer), sums)
-    trial, caveats = _trial(run, detection, base)
     searched = search_range(run.model, run.config, scores, detection.detect_layer)
+    first_layer = min(searched.start, *(layer for layer, _ in base.layers), detection.detect_layer)
     assert run.config.score is not None
     known = set(base)
     ranking = [row for row in scores.ranking(run.config.score, searched) if row[:2] not in known]
-    choice = choose_neurons(trial, ranking, run.config, NEURON_SHARE * scores.excess)
+    with counted("choice", run.progress) as tick:
+        trial, caveats = with_held_out(run, Trial(run.model, detection, first_layer, base, tick))
+        choice = choose_neurons(trial, ranking, run.config, scores.excess)
     return Search(scores, searched, ranking, trial, choice, (*caveats, *choice.caveats))
 
 
-def _trial(run: ScoringRun, detection: Detection, base: NeuronSet) -> tuple[Trial, tuple[str, ...]]:
-    """The held-out images, and what is to be said about them."""
+def with_held_out(run: ScoringRun, trial: Trial) -> tuple[Trial, tuple[str, ...]]:
+    """A trial with the held-out images of a run, and what is to be said about them."""
     share = run.config.held_out
-    pixels = _collect(run, lambda index: held_out(index, share))
-    trial = Trial.of(run.model, detection, pixels, base)
-    if trial.outliers.sum() > 0:
-        return trial, ()
-    trial = Trial.of(run.model, detection, _collect(run, lambda index: index >= 0), base)
-    return trial, (
+    held = trial.with_images(_collect(run, lambda index: held_out(index, share)))
+    if held.outliers.sum() > 0:
+        return held, ()
+    return trial.with_images(_collect(run, lambda index: index >= 0)), (
         "No held-out image has outliers, so the number of neurons and the evidence rest on images "
         "that also gave the scores. Give more images.",
     )
 
 
-def _collect(run: ScoringRun, wanted: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def _collect(run: ScoringRun, wanted: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     """Up to `MAX_HELD_OUT` images, in batches."""
     chosen: list[Tensor] = []
     for batch in run.stream:
         chosen.append(batch.pixels[wanted(batch.index)])
         if sum(map(len, chosen)) >= MAX_HELD_OUT:
             break
-    return list(torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size))
+    yield from torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size)

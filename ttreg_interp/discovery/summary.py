@@ -18,6 +18,9 @@ def summarised(evidence: dict[str, Any]) -> list[str]:
             f"controls: random neurons leave {left['estimate']:.1%} of the outliers; zeroing instead "
             f"of moving changes the output by {_estimate(zeroed):.3f}"
         )
+    if alone := [row["shrinkage"] for row in evidence.get("single", ()) if "shrinkage" in row]:
+        shares = ", ".join(f"{_estimate(shrinkage):.1%}" for shrinkage in alone)
+        lines.append(f"moved alone, they shrink the outliers by {shares}")
     if rows := evidence.get("stability"):
         least = min(row["stays"] for row in rows)
         lines.append(f"resampled images: every neuron stays in the list in {least:.0%} or more")
