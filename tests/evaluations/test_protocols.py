@@ -250,7 +250,7 @@ def test_a_segmentation_probe_reads_classes_off_patches(model, tmp_path):
     assert row.value.n == 8 and row.difference is not None
     per_seed = found.details["register"]["per seed"]
     assert row.value.estimate == pytest.approx(np.mean(per_seed))
-    assert row.value.estimate > 60  # chance is about 40
+    assert row.value.estimate > 45  # one class everywhere gives 31
 
 
 def test_cross_validation_keeps_the_order_of_the_images(model, tmp_path, monkeypatch):
