@@ -77,3 +77,11 @@ def test_every_room_of_the_house_has_its_reference():
     rooms = {p.name for p in (ROOT / "ttreg_interp").iterdir() if (p / "__init__.py").exists()}
     pages = {page.stem for page in (DOCS / "reference" / "api").glob("*.md")}
     assert rooms - pages <= {"cli", "app"}
+
+
+def test_every_command_is_named():
+    from ttreg_interp.cli import COMMANDS
+
+    page = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert re.search(rf"^ttreg {command}\b", page, flags=re.MULTILINE), command

@@ -187,7 +187,7 @@ class _Events:
         """Neurons that were written down, all on."""
         return _ticks(parse_neurons(written))
 
-    def refresh(self, spec: str, pixels: Any, layer: int, *chosen: Any) -> tuple[Any, ...]:
+    def refresh(self, spec: str, pixels: Any, layer: int, *chosen: Any) -> Any:
         """Maps, words, Python and JSON of what is chosen."""
         if pixels is None:
             return gr.skip()
@@ -215,7 +215,7 @@ class _Events:
             patches=() if drawing is None else drawn_patches(drawing, grid),
         )
 
-    def show(self, look: Look | None, layer: int) -> tuple[Any, ...]:
+    def show(self, look: Look | None, layer: int) -> Any:
         """Maps and words of one layer."""
         if look is None:
             return gr.skip()
