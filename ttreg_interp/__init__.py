@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TestTimeRegister,
         ZeroNeurons,
     )
+    from ttreg_interp.metrics.causal import causal_table
     from ttreg_interp.metrics.compare import compare
     from ttreg_interp.metrics.language import language_loss
     from ttreg_interp.metrics.massive_activations import massive_activations
@@ -67,6 +68,7 @@ _HOME = {
     "measure_effect": "metrics.trace",
     "Effect": "metrics.trace",
     "compare": "metrics.compare",
+    "causal_table": "metrics.causal",
     "massive_activations": "metrics.massive_activations",
     "attention_sinks": "metrics.sinks",
     "language_loss": "metrics.language",
