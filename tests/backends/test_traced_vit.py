@@ -1,5 +1,7 @@
 """A traced model is the hooked model: under every intervention, wherever both run."""
 
+import copy
+
 import pytest
 import torch
 
@@ -74,13 +76,16 @@ def test_every_hook_point_that_is_served_holds_what_the_hooked_model_has(tower):
 
 
 @pytest.mark.parametrize("tower", ["timm", "open_clip", "DINOv3"])
-def test_tokens_and_early_stops_agree(tower):
+def test_tokens_late_starts_and_early_stops_agree(tower):
     hooked, traced = both(tower)
     register = TestTimeRegister({0: [3], 1: [7]}, n_registers=2)
     pixels = images(2)
     with hooked.intervened(register), traced.intervened(register):
         for options in ({"return_type": "tokens"}, {"stop_at_layer": 2}, {"stop_at_layer": 0}):
             torch.testing.assert_close(traced(pixels, **options), hooked(pixels, **options))
+        resid = hooked(pixels, stop_at_layer=1)
+        for options in ({"start_at_layer": 1}, {"start_at_layer": 1, "stop_at_layer": 3}):
+            torch.testing.assert_close(traced(resid, **options), hooked(resid, **options))
         output, tokens = traced(pixels, "both")
     torch.testing.assert_close(traced(pixels), hooked(pixels))
     assert tokens.shape[1] == hooked.layout().n_tokens
@@ -149,9 +154,9 @@ def test_an_error_in_an_intervention_comes_out_as_it_is():
 
 def test_what_a_trace_cannot_do_is_refused():
     _, traced = both("timm")
-    with pytest.raises(LayoutError, match="runs the model's own forward from its beginning"):
-        traced(torch.zeros(1, 17, D_MODEL), start_at_layer=1)
+    with pytest.raises(LayoutError, match="this model has 3 blocks"):
+        traced(images(1), stop_at_layer=4)
     with pytest.raises(LayoutError, match="both or neither"):
         traced()
     with pytest.raises(UnsupportedModelError, match="Copy the module and trace the copy"):
-        __import__("copy").deepcopy(traced)
+        copy.deepcopy(traced)

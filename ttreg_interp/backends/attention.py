@@ -33,7 +33,7 @@ class AttentionCall:
     scale: float
     """Factor on query . key."""
     causal: bool = False
-    """Without a mask: whether a token sees itself and what stands before it only."""
+    """Whether a token sees itself and what stands before it only."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,16 @@ def attend(given: AttentionCall, points: Points) -> Heads:
 
 
 def _mask(given: AttentionCall, n_queries: int, n_keys: int) -> Tensor | None:
-    """The call's own mask; keys that hooks put in front are seen by all."""
-    if given.mask is not None:
-        return pad(given.mask, (n_keys - given.mask.shape[-1], 0))
+    """The call's own mask; rows and keys that hooks put in front are seen as causality has it."""
+    mask = given.mask
+    if mask is not None:
+        mask = pad(mask, (n_keys - mask.shape[-1], 0, n_queries - mask.shape[-2], 0))
     if not given.causal:
-        return None
+        return mask
     later = torch.ones(n_queries, n_keys, dtype=torch.bool, device=given.q.device)
-    return _additive(~later.triu(1 + n_keys - n_queries)[None, None], given.q)
+    later = later.triu(1 + n_keys - n_queries)[None, None]
+    causal = given.q.new_zeros(1, 1, n_queries, n_keys).masked_fill(later, float("-inf"))
+    return causal if mask is None else causal + mask
 
 
 def reweigh(

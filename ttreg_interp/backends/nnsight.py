@@ -1,36 +1,34 @@
 """Interventions through nnsight: on any module, with no forward of our own, here or on a server.
 
-HookedViT runs a forward that we wrote over a model's modules. TracedViT runs the model's own
-forward, wherever that stands (in a vision-language model, spread over several devices), and nnsight
-hands what passes its sites to the same hook points. What takes a HookedViT takes a TracedViT:
-interventions, `run_with_cache`, discovery, metrics.
+HookedViT and HookedLM run a forward that we wrote over a model's modules. TracedViT and TracedLM run
+the model's own forward, wherever that stands (in a vision-language model, spread over several
+devices), and nnsight hands what passes its sites to the same hook points. What takes a hooked model
+takes a traced one: interventions, `run_with_cache`, discovery, metrics.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.backends.run import Run
 from ttreg_interp.backends.shape import TowerShape, parts_from
 from ttreg_interp.backends.sites import SiteMap, sites_of
-from ttreg_interp.errors import InterventionError, LayoutError, UnsupportedModelError
-from ttreg_interp.hooked.blocks import HookedMLP
+from ttreg_interp.backends.traced import Traced, enveloped
+from ttreg_interp.errors import LayoutError, UnsupportedModelError
 from ttreg_interp.hooked.cache import ViTActivationCache
-from ttreg_interp.hooked.intervened import SupportsHooks
-from ttreg_interp.hooked.parts import Tokens, ViTParts
+from ttreg_interp.hooked.language import HookedLM, ReturnType, Tokenizer
+from ttreg_interp.hooked.language_parts import LMParts, RotaryTable
+from ttreg_interp.hooked.parts import ViTParts
 from ttreg_interp.hooked.sources import default_preprocess, parts_of
-from ttreg_interp.hooked.vit import HookedViT, ReturnType
+from ttreg_interp.hooked.vit import HookedViT
+
+Remote = bool | str
 
 
-class TracedViT(HookedViT):
+class TracedViT(Traced, HookedViT):
     """A vision transformer whose own forward runs, with nnsight at its sites.
-
-    Hook points for which the site map names no site are missing from `hook_dict`, and refused.
 
     Attributes:
         envoy: the nnsight model, of the whole module that was given.
@@ -46,22 +44,20 @@ class TracedViT(HookedViT):
         torch.Size([1, 102, 64])
     """
 
-    envoy: Any
-
-    def __init__(self, envoy: Any, source: nn.Module, parts: ViTParts, sites: SiteMap):
+    def __init__(
+        self, envoy: Any, source: nn.Module, parts: ViTParts, sites: SiteMap, remote: Remote = False
+    ):
         super().__init__(source, parts)
-        self.__dict__["envoy"] = envoy  # beside the module tree, which has the source already
-        self.sites = sites
-        for layer, block in enumerate(self.blocks):
-            block.mlp = _ReadMLP(block.mlp.parts)
-            block.mlp.hook_post.name = f"blocks.{layer}.mlp.hook_post"
-        self.hook_dict = self._served()
-        self.mod_dict = {**self.hook_dict}
-        self._open_sources()
+        self._attach(envoy, sites, remote)
 
     @classmethod
     def trace(
-        cls, model: Any, sites: SiteMap | None = None, shape: TowerShape | None = None
+        cls,
+        model: Any,
+        sites: SiteMap | None = None,
+        shape: TowerShape | None = None,
+        *,
+        remote: Remote = False,
     ) -> "TracedViT":
         """A model in hand, under nnsight.
 
@@ -70,15 +66,13 @@ class TracedViT(HookedViT):
                 one.
             sites: where its parts are; None where a source file knows the vision transformer.
             shape: its sizes; with `sites`, and only then.
+            remote: handed to nnsight's `trace`: True runs on NDIF, a host's address there.
 
         Raises:
             UnsupportedModelError: no source file knows it and no sites were given, or the sites do
                 not fit.
         """
-        import nnsight
-
-        envoy = model if isinstance(model, nnsight.Envoy) else nnsight.NNsight(model)
-        whole = envoy._module
+        envoy, whole = enveloped(model)
         if (sites is None) != (shape is None):
             raise UnsupportedModelError(
                 "A site map says where parts are, a TowerShape how large they are: give both, or "
@@ -86,35 +80,11 @@ class TracedViT(HookedViT):
             )
         if sites is None or shape is None:
             source, parts = parts_of(whole)
-            traced = cls(envoy, source, parts, sites_of(whole, source, parts))
+            traced = cls(envoy, source, parts, sites_of(whole, source, parts), remote)
             traced.preprocess = default_preprocess(source, parts.image_size)
             return traced
         source = whole.get_submodule(sites.tower)
-        return cls(envoy, source, parts_from(source, sites, shape), sites)
-
-    def _served(self) -> dict[str, HookPoint]:
-        """The hook points that have a site, by name."""
-        served = {"hook_embed": self.hook_embed, "hook_full_embed": self.hook_full_embed}
-        for block in self.blocks:
-            for name in self.sites.inside.hook_sites():
-                point: Any = block.get_submodule(name)
-                served[str(point.name)] = point
-        return served
-
-    def _open_sources(self) -> None:
-        """Let nnsight see the operations that sites name: too late once their module runs."""
-        for layer in range(len(self.blocks)):
-            for site in set(self.sites.inside.hook_sites().values()):
-                module, source, _ = f"{self.sites.block_path(layer)}.{site}".partition(".source.")
-                if source:
-                    _ = self.envoy.get(module).source
-
-    @staticmethod
-    def rotary_table(cos: Tensor, sin: Tensor) -> Any:
-        """What this model's own rotation takes, from the table that its modules hand on."""
-        return cos, sin
-
-    # ------------------------------------------------------------------ forward
+        return cls(envoy, source, parts_from(source, sites, shape), sites, remote)
 
     def forward(
         self,
@@ -129,31 +99,34 @@ class TracedViT(HookedViT):
         """What HookedViT returns; or, with named inputs, what the whole model returns.
 
         Args:
-            pixels: preprocessed images, for the vision transformer alone.
+            pixels: preprocessed images, for the vision transformer alone; with `start_at_layer`, what
+                `stop_at_layer` returned.
             return_type: see HookedViT.
             stop_at_layer: see HookedViT.
-            start_at_layer: refused: a trace runs the model from its beginning.
-            image_size: refused, as it goes with `start_at_layer`.
+            start_at_layer: go on from the residual stream before this block; the blocks before are
+                skipped, and the embedding runs on a blank image.
+            image_size: see HookedViT.
             **inputs: for the whole model, e.g. `input_ids` and `pixel_values`.
 
         Raises:
             LayoutError: an image size that the model does not take, a layer that it does not have,
-                pixels beside named inputs, or `start_at_layer`.
+                or pixels beside named inputs, or none of them.
         """
-        if start_at_layer is not None or image_size is not None:
-            raise LayoutError(
-                "A trace runs the model's own forward from its beginning: start_at_layer and image_size "
-                "belong to HookedViT."
-            )
         if (pixels is None) == (not inputs):
             raise LayoutError(
                 "Give pixels, to run the vision transformer alone, or named inputs of the whole model "
                 f"such as pixel_values=...; found both or neither ({sorted(inputs)})."
             )
-        stop = None if stop_at_layer is None else self._span(None, stop_at_layer).stop
-        run = Run(self, stop, cut_outputs=pixels is None)
-        layout = self.layout() if pixels is None else self.layout(pixels.shape)
-        self._trace(run, pixels, inputs)
+        stop = self._stop(start_at_layer, stop_at_layer)
+        if pixels is None:
+            layout = self.layout()
+            run = self._trace(Run(self, stop, cut_outputs=True), None, **inputs)
+        else:
+            shape = self._pixels_shape(pixels, start_at_layer, image_size)
+            layout, start = self.layout(shape), self._start(start_at_layer, pixels)
+            seen = pixels if start is None else pixels.new_zeros(shape)
+            run = Run(self, stop, cut_outputs=False, start=start)
+            run = self._trace(run, self.parts.reference, seen)
         if stop is not None:
             return run.residual
         if return_type == "output":
@@ -161,16 +134,6 @@ class TracedViT(HookedViT):
         assert run.residual is not None
         tokens = self._read(run.residual, layout, "tokens")
         return tokens if return_type == "tokens" else (run.result, tokens)
-
-    def _trace(self, run: Run, pixels: Tensor | None, inputs: dict[str, Any]) -> None:
-        """Run the model with `run` beside it."""
-        args = () if pixels is None else (pixels,)
-        function = "__call__" if pixels is None else self.parts.reference
-        # torch's own fast path hides what happens inside nn.MultiheadAttention
-        with _no_fast_path(), self.envoy.trace(*args, fn=function, **inputs) as tracer:
-            run.follow(tracer)
-
-    # ------------------------------------------------------------------ hooks
 
     def run_with_cache(self, *model_args: Any, **kwargs: Any) -> Any:
         """See HookedViT; with named inputs, of a run of the whole model.
@@ -183,59 +146,83 @@ class TracedViT(HookedViT):
         layout = self.layout().with_test_time_registers(self.n_added_tokens)
         return output, ViTActivationCache(dict(cache), self, layout)
 
-    @contextmanager
-    def hooks(self, fwd_hooks: Any = (), *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """See HookedRootModule.
+
+class TracedLM(Traced, HookedLM):
+    """A causal language model whose own forward runs, with nnsight at its sites.
+
+    Rows that interventions add stand in front and take no position, as in HookedLM.
+
+    Example:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from ttreg_interp.interventions import TestTimeRegister
+        >>> config = LlamaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2,
+        ...     num_attention_heads=2, intermediate_size=32, max_position_embeddings=32)
+        >>> model = TracedLM.trace(LlamaForCausalLM(config).eval())
+        >>> with model.intervened(TestTimeRegister({0: [5]}, fill="same")):
+        ...     logits = model(torch.tensor([[1, 2, 3]]))
+        >>> logits.shape
+        torch.Size([1, 3, 50])
+    """
+
+    def __init__(
+        self, envoy: Any, source: nn.Module, parts: LMParts, sites: SiteMap, remote: Remote = False
+    ):
+        super().__init__(source, parts)
+        self._attach(envoy, sites, remote)
+
+    @classmethod
+    def trace(
+        cls, model: Any, tokenizer: Tokenizer | None = None, *, remote: Remote = False
+    ) -> "TracedLM":
+        """A language model in hand, under nnsight.
+
+        Args:
+            model: a causal language model of a family that HookedLM knows, or an nnsight model of one.
+            tokenizer: its tokenizer; without one the model takes token ids only.
+            remote: handed to nnsight's `trace`: True runs on NDIF, a host's address there.
 
         Raises:
-            InterventionError: a hook point for which the site map names no site.
+            UnsupportedModelError: another class; names the families.
         """
-        self._check_served([name for name, _ in fwd_hooks if isinstance(name, str)], "A hook")
-        with super().hooks(fwd_hooks, *args, **kwargs):
-            yield self
+        from ttreg_interp.hooked.sources.causal_lm import parts
 
-    @contextmanager
-    def intervened(self, *interventions: SupportsHooks) -> Iterator["TracedViT"]:
-        """See HookedViT.
+        envoy, whole = enveloped(model)
+        read = parts(whole)
+        traced = cls(envoy, whole, read, sites_of(whole, whole, read), remote)
+        traced.tokenizer = tokenizer
+        return traced
+
+    def forward(
+        self,
+        inputs: Any,
+        return_type: ReturnType = "output",
+        stop_at_layer: int | None = None,
+        *,
+        start_at_layer: int | None = None,
+    ) -> Any:
+        """See HookedLM.
 
         Raises:
-            InterventionError: also if it acts where the site map names no site.
+            LayoutError: more tokens than the model takes, or a layer that it does not have.
         """
-        for one in interventions:
-            names = [name for name, _ in one.fwd_hooks(self)]
-            self._check_served(names, type(one).__name__)
-        with super().intervened(*interventions):
-            yield self
+        stop, start = self._stop(start_at_layer, stop_at_layer), self._start(start_at_layer, inputs)
+        if start is None:
+            ids = self._ids(inputs)
+        else:
+            n_given = inputs.shape[1] - self.n_added_tokens
+            ids = torch.zeros(len(inputs), n_given, dtype=torch.long, device=inputs.device)
+        n_given = self.layout(ids.shape).n_given
+        run = Run(self, stop, cut_outputs=False, start=start)
+        run = self._trace(run, self.parts.reference, ids)
+        if stop is not None:
+            return run.residual
+        if return_type == "output":
+            return run.result
+        assert run.residual is not None
+        tokens = self._read(run.residual, n_given, "tokens")
+        return tokens if return_type == "tokens" else (run.result, tokens)
 
-    def _check_served(self, names: list[str], who: str) -> None:
-        missing = next((name for name in names if name not in self.hook_dict), None)
-        if missing is not None:
-            served = sorted({name.split(".", 2)[-1] for name in self.hook_dict})
-            raise InterventionError(
-                f"{who} acts at {missing}, for which the site map of {self._name} names no site. It "
-                f"serves, in every block: {', '.join(served)}. Add the site to the map, or run a "
-                "HookedViT."
-            )
-
-    def __deepcopy__(self, memo: dict) -> "TracedViT":
-        raise UnsupportedModelError(
-            "A traced model is not copied: nnsight is bound to its modules. Copy the module and "
-            "trace the copy."
-        )
-
-
-class _ReadMLP(HookedMLP):
-    """The MLP of a block that the model runs itself: it only lets others see what that reads."""
-
-    def forward(self, x: Tokens) -> Tokens:
-        return x
-
-
-@contextmanager
-def _no_fast_path() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    def rotary_table(self, cos: Tensor, sin: Tensor) -> RotaryTable:
+        """See Traced."""
+        return RotaryTable(cos, sin)

@@ -29,6 +29,8 @@ class Run:
     """Stop before this block, counted from 0; None: run to the end."""
     cut_outputs: bool
     """Whether what the tower returns may hold rows of earlier blocks (`hidden_states`)."""
+    start: tuple[int, Tensor] | None = None
+    """A block, and the residual stream before it: the blocks before are skipped."""
     residual: Tensor | None = None
     """The residual stream where the run stopped, or what the final norm reads."""
     result: Any = None
@@ -39,8 +41,11 @@ class Run:
     def follow(self, tracer: Any) -> None:
         """Serve every hook point that has hooks, and keep what the model returns."""
         blocks = self.model.blocks
-        n_tokens = self._enter()
-        for layer in range(len(blocks) if self.stop_at_layer is None else self.stop_at_layer):
+        n_tokens = self._enter() if self.start is None else self._skip(*self.start)
+        first = 0 if self.start is None else self.start[0]
+        for layer in range(
+            first, len(blocks) if self.stop_at_layer is None else self.stop_at_layer
+        ):
             self._block(self.model.sites.block_path(layer), blocks[layer])
         self.residual = self._last(n_tokens)
         if self.stop_at_layer is not None:
@@ -59,6 +64,17 @@ class Run:
         self.n_added = tokens.shape[1] - n_tokens
         return n_tokens
 
+    def _skip(self, layer: int, residual: Tensor) -> int:
+        """Go on from a residual stream; rows that the model itself would have."""
+        embed, full_embed = self.model.sites.entrance()
+        n_tokens = self._change(embed, lambda tokens: tokens).shape[1]
+        self.n_added = residual.shape[1] - n_tokens
+        for skipped in range(layer):
+            self._host(self.model.sites.block_path(skipped)).skip(residual)
+        if layer == 0:
+            self._change(full_embed, lambda tokens: residual)
+        return n_tokens
+
     def _block(self, path: str, block: HookedBlock) -> None:
         inside: BlockSites = self.model.sites.inside
         self._serve(f"{path}.input", block.hook_resid_pre)
@@ -74,8 +90,11 @@ class Run:
     def _attention(self, path: str, inside: BlockSites, attn: HookedAttention) -> None:
         points = attention_points(attn)
         z = points.pop("hook_z") if inside.z is not None else None
-        turned = self._turned(f"{path}.{inside.rotation}", attn) if inside.rotation else None
-        if turned is not None or any(point.has_hooks() for point in points.values()):
+        longer = attn.parts.causal and self.n_added > 0  # the model's own masks are too short then
+        turned = (
+            self._turned(f"{path}.{inside.rotation}", attn, longer) if inside.rotation else None
+        )
+        if longer or turned is not None or any(point.has_hooks() for point in points.values()):
             if inside.attention is None:
                 self._change(f"{path}.{inside.pattern}", lambda p: reweigh(p, points))
             else:
@@ -84,20 +103,24 @@ class Run:
             shape = (attn.parts.n_heads, attn.parts.d_head)
             self._change(f"{path}.{inside.z}", lambda flat: z(flat.unflatten(-1, shape)).flatten(2))
 
-    def _turned(self, path: str, attn: HookedAttention) -> tuple[Tensor, Tensor] | None:
-        """Queries and keys turned here instead, if somebody hooks them before the turn."""
-        if not (attn.hook_q.has_hooks() or attn.hook_k.has_hooks()):
+    def _turned(
+        self, path: str, attn: HookedAttention, longer: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Queries and keys turned here instead: if somebody hooks them before the turn, or if there are
+        more rows than the model has positions for."""
+        if not (longer or attn.hook_q.has_hooks() or attn.hook_k.has_hooks()):
             return None
-        (q, k, cos, sin, *_), _ = self._host(path).inputs
+        operation = self._host(path)
+        (q_given, k_given, cos, sin, *_), _ = operation.inputs
         assert attn.parts.rotate is not None
         with self._aside():
-            q, k = (
-                attn.hook_q(q.transpose(1, 2)),
-                attn.hook_k(spread(k.transpose(1, 2), attn.parts)),
-            )
+            q = attn.hook_q(q_given.transpose(1, 2))
+            k = attn.hook_k(spread(k_given.transpose(1, 2), attn.parts))
             table = self.model.rotary_table(cos, sin)
-            q, k = attn.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), table)
-        return q.transpose(1, 2), k.transpose(1, 2)
+            turned = attn.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), table)
+        if longer:
+            operation.skip((q_given, k_given))
+        return turned[0].transpose(1, 2), turned[1].transpose(1, 2)
 
     def _attend(
         self,

@@ -6,11 +6,12 @@ operation inside a module's forward, and, where it names a site, `.input` or `.o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from ttreg_interp.errors import UnsupportedModelError
+from ttreg_interp.hooked.language_parts import LMParts
 from ttreg_interp.hooked.parts import BlockParts, ViTParts
 from ttreg_interp.hooked.sources.common import class_name
 
@@ -131,8 +132,9 @@ class Operations:
 
     attention: str
     """Operation of the attention module."""
-    resid_mid: str
-    """Operation of the block after which both branches see the residual stream."""
+    resid_mid: str | None
+    """Operation of the block after which both branches see the residual stream; None: there is none,
+    as where MLP and attention stand side by side."""
     contributions: tuple[str, str] | None = None
     """Sites of what attention and MLP add; None: the outputs of their last linears."""
     call: Call = "transformers"
@@ -143,6 +145,8 @@ class Operations:
 
 _INTERFACE = "attention_interface_1"
 _DINO = Operations(_INTERFACE, "hidden_states_2", ("layer_scale1.output", "layer_scale2.output"))
+_ROTATION = "apply_rotary_pos_emb_0"
+_LLAMA = Operations(_INTERFACE, "hidden_states_1", rotation=_ROTATION)
 _INTERNVL = Operations(
     _INTERFACE,
     "hidden_states_0",
@@ -162,14 +166,21 @@ BLOCKS = {
     "transformers SiglipEncoderLayer": Operations(_INTERFACE, "hidden_states_1"),
     "transformers Dinov2Layer": _DINO,
     "transformers Dinov2WithRegistersLayer": _DINO,
-    "transformers DINOv3ViTLayer": replace(_DINO, rotation="apply_rotary_pos_emb_0"),
+    "transformers DINOv3ViTLayer": replace(_DINO, rotation=_ROTATION),
     "transformers InternVLVisionLayer": _INTERNVL,
+    "transformers GPT2Block": Operations(_INTERFACE, "hidden_states_1"),
+    "transformers LlamaDecoderLayer": _LLAMA,
+    "transformers MistralDecoderLayer": _LLAMA,
+    "transformers Qwen2DecoderLayer": _LLAMA,
+    "transformers Qwen3DecoderLayer": _LLAMA,
+    "transformers GemmaDecoderLayer": _LLAMA,
+    "transformers GPTNeoXLayer": Operations(_INTERFACE, None, rotation=_ROTATION),
 }
 """Class of a block -> its operations, by nnsight's names. Modules are found by identity."""
 
 
-def sites_of(model: nn.Module, tower: nn.Module, parts: ViTParts) -> SiteMap:
-    """The site map of a vision transformer that a source file knows.
+def sites_of(model: nn.Module, tower: nn.Module, parts: ViTParts | LMParts) -> SiteMap:
+    """The site map of a vision transformer or language model that a source file knows.
 
     Args:
         model: what is traced.
@@ -202,11 +213,11 @@ def _operations(block: nn.Module) -> Operations:
 
 
 def _inside(operations: Operations, parts: BlockParts, paths: Mapping[int, str]) -> BlockSites:
-    attn_out, mlp_out = paths[id(parts.attn.out)], paths[id(parts.mlp.out)]
+    attn_out, mlp_out = (paths[id(_module(out))] for out in (parts.attn.out, parts.mlp.out))
     between = parts.attn.inner_norm is not None or parts.attn.gate is not None
     added = operations.contributions or (f"{attn_out}.output", f"{mlp_out}.output")
     source = f"{_parent(attn_out)}.source"
-    turn = operations.rotation
+    turn, middle = operations.rotation, operations.resid_mid
     return BlockSites(
         ln1=paths[id(parts.ln1)],
         attn_out=attn_out,
@@ -218,9 +229,14 @@ def _inside(operations: Operations, parts: BlockParts, paths: Mapping[int, str])
         rotation=None if turn is None else f"{source}.{turn}",
         z=f"{attn_out}.input" if between else None,
         attn_contribution=added[0],
-        resid_mid=f"source.{operations.resid_mid}.output",
+        resid_mid=None if middle is None else f"source.{middle}.output",
         mlp_contribution=added[1],
     )
+
+
+def _module(linear: Any) -> nn.Module:
+    """The module behind a linear; GPT-2's is a transposed view of one."""
+    return linear if isinstance(linear, nn.Module) else linear.conv
 
 
 def _parent(path: str) -> str:
