@@ -103,6 +103,7 @@ class DeleteTokens(Intervention):
     Source: RegCache (arXiv 2510.04547), algorithm step 5.
 
     Example:
+        >>> from ttreg_interp.interventions import LargestNorms
         >>> DeleteTokens(LargestNorms(4, layer=5), before_layer=6)
         <DeleteTokens: the 4 patches of largest l2 norm after block 5 deleted before block 6>
     """

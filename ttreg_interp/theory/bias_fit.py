@@ -55,9 +55,8 @@ class HeldOut:
 class AttentionBiasFit:
     """k' and v' per layer and head, and where they come from.
 
-    Example:
-        >>> fit = AttentionBiasFit.load("bias.safetensors").check_model(model)   # doctest: +SKIP
-        >>> with model.intervened(fit.intervention()): ...                       # doctest: +SKIP
+    `fit_attention_bias` makes one and has an example; `save`, `load` and `check_model` keep it with the
+    model that it was made for, and `intervention()` applies it.
     """
 
     bias: AttentionBias
