@@ -36,7 +36,6 @@ def test_the_examples_run_as_a_user_runs_them(tmp_path):
         text=True,
         timeout=600,
         check=False,
-        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
