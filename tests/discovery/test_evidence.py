@@ -63,8 +63,10 @@ def test_a_neuron_that_leads_by_one_image_is_not_stable():
     statistics["abs"][:, 1] = 0.9
     statistics["abs"][0, 1] = 2.1
     scores = NeuronScores({}, range(2), torch.ones(2, 1).double(), torch.ones(3).double(), 1.0, 10)
-    first = stability(statistics, scores, [(0, 0), (1, 0)], "abs", 1, seed=0)[0]
+    first = stability(statistics, scores, [(0, 0), (1, 0)], "abs", k=1, reach=1, seed=0)[0]
     assert 0.2 < first["stays"] < 0.5  # the image is missing from a resample with chance 0.35
+    second = stability(statistics, scores, [(0, 0), (1, 0)], "abs", k=1, reach=2, seed=0)[0]
+    assert second["stays"] == 1
 
 
 def test_output_rows_point_along_the_outliers_and_random_rows_do_not(found):
@@ -93,7 +95,7 @@ def test_the_artefact_sums_its_evidence_up_in_words(found):
     assert "held-out images, neurons moved to a register: 0.0% of the outliers left" in text
     assert "controls: random neurons leave 100.0% of the outliers" in text
     assert "moved alone, they shrink the outliers by 52.5%, 37.1%" in text
-    assert "resampled images: every neuron stays in the list in 100% or more" in text
+    assert "resampled images: every neuron stays among the best in 100% or more" in text
 
 
 def test_evidence_is_json_and_may_be_left_out(model, found):

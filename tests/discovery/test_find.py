@@ -153,6 +153,17 @@ def test_a_second_search_finds_what_grows_once_the_first_neurons_are_moved():
     assert [row[:2] for row in twice.ranking[:2]] == [(2, 7), (3, 50)]
 
 
+def test_evidence_reaches_neurons_that_a_further_search_finds_in_an_earlier_layer():
+    """Short outliers, which stand out once the long ones are gone."""
+    short = Push(layer=1, neuron=30, places=(10,), mark=1, along=1, size=60)
+    long = replace(PUSH, size=2000)
+    model, images = hooked(marked_vit(short, long)), noise_images()
+    found = find_register_neurons(model, images, FindConfig(top_k=1, recursions=1))
+    assert found.by_layer() == {1: (30,), 2: (7,)}
+    assert found.evidence["searched_layers"] == [2, 2]
+    assert [(row["layer"], row["neuron"]) for row in found.evidence["single"]] == [(2, 7), (1, 30)]
+
+
 def test_the_artefact_keeps_the_threshold_of_the_intact_model_and_tells_the_others():
     model, images = hooked(_hidden_behind_the_first()), noise_images()
     once = find_register_neurons(model, images, replace(QUICK, top_k=1))

@@ -69,7 +69,7 @@ def test_scores_and_ranking_are_the_reference_s(reference, model, name):
     tensors, cases = reference
     config = config_of(cases[name])
     run = ScoringRun.of(model, tensors["x"], config)
-    state = score(run, None, progress=False)
+    state = score(run, None)
     scores = read_scores(model, run.layers(state.detection.detect_layer), state.sums).score("abs")
     expected = tensors[f"{name}.scores"].double()
     assert (scores - expected).abs().max() < 1e-5

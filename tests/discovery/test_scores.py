@@ -20,7 +20,7 @@ CONFIG = FindConfig(held_out=0.0, first_layer=0, batch_size=5, detect_layer=3)
 
 def scored(model, images, config=CONFIG) -> NeuronScores:
     run = ScoringRun.of(model, images, config)
-    state = score(run, None, progress=False)
+    state = score(run, None)
     return read_scores(model, run.layers(state.detection.detect_layer), state.sums)
 
 
@@ -179,7 +179,7 @@ def test_the_state_of_a_model_of_the_size_of_internvit_stays_under_50_mb():
     assert len(STATISTICS) * 45 * 12_800 * 8 < 50e6
     scores = scored(hooked(marked_vit(PUSH)), noise_images(4))
     run = ScoringRun.of(hooked(marked_vit(PUSH)), noise_images(4), CONFIG)
-    sums = score(run, None, progress=False).sums.sums
+    sums = score(run, None).sums.sums
     per_neuron = [name for name, value in sums.items() if value.shape == scores.row_norms.shape]
     assert sorted(per_neuron) == sorted(STATISTICS)
     assert all(sums[name].dtype == torch.int64 for name in per_neuron)

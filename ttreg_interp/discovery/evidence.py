@@ -142,20 +142,22 @@ def stability(
     pairs: list[tuple[int, int]],
     score: Score,
     k: int,
+    reach: int,
     seed: int,
 ) -> list[dict[str, float]]:
-    """How often each of the first k neurons stays among the first k when images are resampled.
+    """How often each neuron taken stays among the best when images are resampled.
 
     Args:
         statistics: of the candidates, image by image.
         scores: where they come from.
-        pairs: the candidates, best first: the k neurons and the next ones.
+        pairs: the candidates: the neurons taken, then the next best.
         score: what ranks them.
         k: how many are taken.
+        reach: place of the last of them in the ranking; more than k if others are passed over.
         seed: of the resampling.
 
     Returns:
-        For each of the first k: share of `RESAMPLES` resamples in which it is among the first k,
+        For each of them: share of `RESAMPLES` resamples in which it is among the first `reach`,
         and the 95 % percentile interval of its score.
     """
     n_images = len(statistics["abs"])
@@ -170,6 +172,6 @@ def stability(
     ranks = resampled.argsort(dim=1, descending=True).argsort(dim=1)
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = resampled.quantile(ends, dim=0)
-    stays = (ranks[:, :k] < k).double().mean(dim=0)
+    stays = (ranks[:, :k] < reach).double().mean(dim=0)
     rows = zip(stays.tolist(), low[:k].tolist(), high[:k].tolist(), strict=True)
     return [{"stays": stay, "score_low": a, "score_high": b} for stay, a, b in rows]

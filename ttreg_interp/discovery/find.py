@@ -137,10 +137,13 @@ def _evidence(
     sample = shown(run.sample(), "stability", run.progress)
     statistics = image_statistics(observer, sample, pairs, seed)
     assert run.config.score is not None
+    taken = len(first.choice.chosen)  # a further search has scores of its own
     return {
         "held_out": held_out,
         "single": single,
-        "stability": stability(statistics, first.scores, pairs, run.config.score, k, seed),
+        "stability": stability(
+            statistics, first.scores, pairs, run.config.score, taken, first.reach, seed
+        ),
         "weights": weight_check(run.model, neurons, first.scores.direction, seed),
         "published": published_agreement(run.model, neurons),
     }

@@ -42,6 +42,11 @@ class Search:
     caveats: tuple[str, ...]
     """Where the search falls short."""
 
+    @property
+    def reach(self) -> int:
+        """Place in the ranking of the last neuron taken, from 1."""
+        return 1 + max(self.ranking.index(row) for row in self.choice.chosen)
+
 
 def search(
     run: ScoringRun, detection: Detection, sums: ExactSums, base: NeuronSet | None = None
