@@ -85,6 +85,8 @@ class Analyses:
 
     def _list(self, found: dict[str, Script]) -> int:
         rows = table(f"Analyses: {self.room}", "name", "paper and place", "what it shows")
+        for column in rows.columns:
+            column.justify = "left"  # words, not numbers
         for script in found.values():
             rows.add_row(script.name, script.place, script.title)
         hint = f"Run one: ttreg analyses {next(iter(found), 'NAME')} --out OUT"
