@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         find_outliers,
         find_register_neurons,
     )
+    from ttreg_interp.discovery.sink_neurons import find_sink_neurons
     from ttreg_interp.errors import TTRegError
     from ttreg_interp.evaluations.arms import standard_arms
     from ttreg_interp.evaluations.run import evaluate
@@ -60,6 +61,7 @@ _HOME = {
     # which neurons make the outliers
     "find_outliers": "discovery",
     "find_register_neurons": "discovery",
+    "find_sink_neurons": "discovery.sink_neurons",
     "FindConfig": "discovery",
     "RegisterNeurons": "discovery",
     "OutlierReport": "discovery",

@@ -55,6 +55,12 @@ def test_a_hooked_language_model_keeps_its_contract(family):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("family", "dtype"), [("gpt2", torch.float64), ("llama", torch.bfloat16)])
+def test_the_contract_holds_in_other_dtypes(family, dtype):
+    """Not a Llama in double precision: its own norms round to single."""
+    verify(load(f"testbed-lm:{family}", dtype=dtype)).require()
+
+
 def test_a_model_that_looks_ahead_breaks_its_contract():
     hooked = HookedLM.wrap(random_lm("llama"))
     write = lambda mask, hook: mask.new_zeros(mask.shape)  # noqa: E731
@@ -136,14 +142,18 @@ def test_the_neox_mlp_stands_beside_attention():
 SAME_THERE = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post", "mlp.hook_post")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
-def test_transformer_lens_bridge_sees_the_same_activations(family):
+def bridge_of(family: str):
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    hooked, source = model(family), random_lm(family)
-    bridge = build_bridge_from_module(
+    source = random_lm(family)
+    return build_bridge_from_module(
         source, architecture=type(source).__name__, hf_config=source.config, model_name=family
     )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_transformer_lens_bridge_sees_the_same_activations(family):
+    hooked, bridge = model(family), bridge_of(family)
     _, expected = bridge.run_with_cache(ids())
     _, found = hooked.run_with_cache(ids())
     for layer in range(3):
@@ -152,6 +162,22 @@ def test_transformer_lens_bridge_sees_the_same_activations(family):
             torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
         pattern = f"blocks.{layer}.attn.hook_pattern"
         torch.testing.assert_close(found[pattern], expected[pattern], rtol=1e-4, atol=1e-5)
+
+
+def test_the_bridge_takes_no_key_more_and_patches_no_stream_between_attention_and_mlp():
+    bridge, seen = bridge_of("gpt2"), {}
+    one_more = ("blocks.0.attn.hook_k", lambda k, hook: torch.cat((k[:, :1], k), dim=1))
+    with pytest.raises(RuntimeError):
+        bridge.run_with_hooks(ids(), fwd_hooks=[one_more])
+    hooks = [
+        ("blocks.0.hook_resid_mid", lambda resid, hook: torch.zeros_like(resid)),
+        ("blocks.0.hook_mlp_out", lambda out, hook: seen.update(mlp=out)),
+        ("blocks.0.hook_resid_post", lambda resid, hook: seen.update(post=resid)),
+    ]
+    bridge.run_with_hooks(ids(), fwd_hooks=hooks)
+    assert not torch.allclose(seen["post"], seen["mlp"], atol=0.1)
+    model("gpt2").run_with_hooks(ids(), fwd_hooks=hooks)
+    assert torch.equal(seen["post"], seen["mlp"])
 
 
 # ---------------------------------------------------------------------- texts and layout
@@ -188,6 +214,13 @@ def test_texts_go_through_the_tokenizer_behind_bos():
 def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(model("gpt2"))
+
+
+def test_what_reads_images_refuses_a_language_model():
+    from ttreg_interp.discovery import find_register_neurons
+
+    with pytest.raises(UnsupportedModelError, match="reads texts, not images.*find_sink_neurons"):
+        find_register_neurons(model("gpt2"), torch.zeros(2, 3, 8, 8))
 
 
 def test_texts_of_different_lengths_do_not_stack():

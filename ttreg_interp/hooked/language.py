@@ -41,9 +41,9 @@ class HookedLM(HookedModel):
 
     Hook names, layout and interventions are those of HookedViT, and all hook points are causal,
     `hook_resid_mid` and the scores (-inf where masked) included. TransformerLens' TransformerBridge
-    agrees at the hook points that both have (the tests compare them), but carries no interventions:
-    its attention refuses a key or a row more than the text has, and its `hook_resid_mid` is the
-    input of the MLP's norm, not the stream.
+    agrees at the hook points that both have, but cannot carry these interventions: its attention
+    fails on a key that is no token, and its `hook_resid_mid` is what the MLP's norm reads, not the
+    stream (the tests show both).
 
     Edits must not look ahead: a maximum or mean over the tokens of a text tells earlier tokens of
     later ones. Interventions that would are refused.
@@ -174,6 +174,18 @@ class HookedLM(HookedModel):
         ids = list(self.tokenizer.encode(text, add_special_tokens=False))
         bos = self.tokenizer.bos_token_id
         return [bos, *ids] if prepend_bos and bos is not None else ids
+
+    @property
+    def preprocess(self) -> Any:
+        """Refused: what reads images asks for it.
+
+        Raises:
+            UnsupportedModelError: always.
+        """
+        raise UnsupportedModelError(
+            f"{self.cfg.model_name} reads texts, not images. For its register neurons use "
+            "tt.find_sink_neurons(model, texts)."
+        )
 
     def to_single_token(self, string: str) -> int:
         """The token that a string is.
