@@ -144,6 +144,8 @@ def test_the_paper_from_the_command_line_runs_what_it_can(tmp_path, capsys, neur
 def test_bad_calls_say_what_is_wrong(tmp_path, capsys):
     data = f"yolo:{boxes(tmp_path / 'set')}"
     call = ["eval", "lost", "--data", data, "--out", str(tmp_path / "out")]
+    assert main([*call, "--model", MODEL]) == 1
+    assert "register, zero, bias, random need register neurons" in capsys.readouterr().err
     assert main(call) == 1
     assert "Found 0 models; `ttreg eval lost` takes one" in capsys.readouterr().err
     assert main(["eval", "paper", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
@@ -156,7 +158,7 @@ def test_two_processes_of_torchrun_give_what_one_gives(tmp_path):
     import subprocess
 
     data = f"yolo:{boxes(tmp_path / 'set', 40)}"
-    common = ["eval", "lost", "--model", MODEL, "--data", data, "--set", "biases=[0.0]"]
+    common = ["eval", "lost", "--model", MODEL, "--data", data, "--set", "biases=[0.0]", "--arms"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
     ttreg = [str(Path(sys.executable).parent / "ttreg"), *common]

@@ -34,7 +34,7 @@ class Eval:
     neurons: Path | None = None
     """A neuron file from `ttreg find`, or a published list; needed by every arm below."""
     arms: tuple[str, ...] = ("register", "zero", "bias", "random")
-    """Arms besides the intact model."""
+    """Arms besides the intact model; --arms without names for that alone."""
     trained: str | None = None
     """SOURCE:NAME of a checkpoint with trained registers, as one more arm."""
     fit: Path | None = None
@@ -152,11 +152,16 @@ class Eval:
         return load(spec, image_size=self.image_size, device=device)
 
     def _arms(self, model: Any) -> dict[str, Any]:
-        """The arms; without neurons only the intact model and another checkpoint."""
+        """The arms besides the intact model."""
         from ttreg_interp.evaluations.arms import standard_arms
 
         arms: dict[str, Any] = {}
-        if self.neurons is not None:
+        if self.arms and self.neurons is None:
+            raise DataError(
+                f"The arms {', '.join(self.arms)} need register neurons: --neurons FILE of `ttreg "
+                "find`, or a published list. For the intact model alone: --arms without names."
+            )
+        if self.arms:
             arms |= standard_arms(
                 model,
                 self._neurons(model, str(self.neurons)),

@@ -66,7 +66,8 @@ Token: TypeAlias = Literal[
     "cls", "mean", "central", "outlier", "normal", "trained-register", "register", "output"
 ]
 """Which vector stands for an image: [CLS]; the mean, the central, the strongest or the median patch by
-norm; the first trained or test-time register; or what the model returns."""
+norm; the first trained or test-time register, and in a run without one the strongest patch, whose part a
+register takes; or what the model returns."""
 
 
 def residual(
@@ -116,13 +117,14 @@ def _rows(
     if token in parts:
         rows = torch.arange(layout.n_tokens)[parts[token]]
         rows = rows if token == "mean" else rows[:1]
-        if not len(rows):
-            raise LayoutError(f"A run of {layout} has no {token} token.")
-        return rows.to(stream.device).expand(len(stream), -1)
+        if len(rows):
+            return rows.to(stream.device).expand(len(stream), -1)
+        if token == "cls":
+            raise LayoutError(f"A run of {layout} has no [CLS]; take another token.")
     start = layout.patches.start
     if token == "central":
         middle = start + layout.height // 2 * layout.width + layout.width // 2
         return torch.full((len(stream), 1), middle, device=stream.device)
     ranked = stream[:, layout.patches].norm(dim=-1).argsort(dim=1, descending=True, stable=True)
-    place = 0 if token == "outlier" else layout.n_patches // 2
+    place = layout.n_patches // 2 if token == "normal" else 0
     return ranked[:, place : place + 1] + start
