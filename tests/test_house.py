@@ -18,6 +18,7 @@ ROOMS = [
     "evaluations",
     "testbed",
     "deploy",
+    "backends",
     "report",
     "app",
     "cli",

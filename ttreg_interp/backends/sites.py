@@ -84,7 +84,7 @@ class BlockSites:
             called = dict.fromkeys(("attn.hook_mask", "attn.hook_pattern"), self.pattern)
         found = {
             "hook_resid_pre": "input",
-            **dict.fromkeys(before_turn, self.rotation),
+            **{point: self.rotation for point in before_turn},
             **called,
             "attn.hook_z": self.z or self.attention,
             "hook_attn_out": self.attn_contribution,
