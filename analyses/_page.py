@@ -17,7 +17,7 @@ _HEAD = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 24px auto; padding: 0 16px; color: #111; background: #fff; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 24px auto; padding: 0 16px; color: #111; background: #fff; overflow-wrap: anywhere; }}
 section {{ border-top: 1px solid #ccc; margin-top: 32px; }}
 img {{ display: block; max-width: 100%; height: auto; margin: 16px 0; }}
 dl {{ display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 16px; font-size: 14px; }}
