@@ -17,8 +17,8 @@ NEURON_SHARE = 0.001
 """No neuron below this share of the outliers' excess makes outliers."""
 MOST_NEURONS = 512
 """No more than these are tried."""
-CLEAR_GAP = 3.0
-"""A ratio of neighbouring scores that parts register neurons from the rest."""
+MOST_BEHIND = 64
+"""No more than these are tried one by one."""
 LEAST_EFFECT = 0.005
 """A neuron behind those needed joins if moving it takes this share of the outliers' norm away."""
 ALONG = 0.75
@@ -115,21 +115,6 @@ class GreedyCurve:
         return k
 
 
-def clear_gap(ranking: Ranking, least: float) -> int:
-    """How many neurons stand before the last clear gap of the ranking; 0 if there is none.
-
-    Args:
-        ranking: best first.
-        least: scores below this are noise.
-    """
-    gaps = [
-        place + 1
-        for place, (row, following) in enumerate(zip(ranking, ranking[1:], strict=False))
-        if row[2] >= least and row[2] >= CLEAR_GAP * max(following[2], 0.0)
-    ]
-    return gaps[-1] if gaps else 0
-
-
 @dataclass(frozen=True)
 class Choice:
     """The neurons taken, and why these."""
@@ -153,8 +138,8 @@ def choose_neurons(trial: Trial, ranking: Ranking, config: FindConfig, excess: f
     """As few of the best neurons as suppress the outliers; then those behind them that cause some.
 
     The second part finds neurons that start what others amplify: they write little themselves, yet
-    stand clear of the rest, and the outliers shrink on held-out images when one of them alone is
-    moved. It needs a score with a unit, so it is for projections only.
+    the outliers of held-out images shrink when one of them alone is moved. It needs a score with a
+    unit, so it is for projections only.
 
     Args:
         trial: held-out images.
@@ -183,7 +168,7 @@ def _chosen(
         return _within_guard(curve, config, k)
     needed = ranking[:k]
     if config.score == "projection":
-        behind = ranking[k : clear_gap(ranking[:limit], NEURON_SHARE * excess)]
+        behind = [row for row in ranking[k : k + MOST_BEHIND] if row[2] >= NEURON_SHARE * excess]
         more = needed
         if behind:
             more = needed + _behind(curve.trial, needed, behind, excess, config.seed)
