@@ -77,6 +77,7 @@ class BlockSites:
     def hook_sites(self) -> dict[str, str]:
         """Hook points of a block in the order of its forward, and where each stands."""
         before_turn: tuple[str, ...] = ("attn.hook_q", "attn.hook_k") if self.rotates else ()
+        called: dict[str, str | None]
         if self.attention:
             names = TURNED if self.rotates else {}
             called = {f"attn.{names.get(p, p)}": self.attention for p in ATTENTION_POINTS}
