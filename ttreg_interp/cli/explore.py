@@ -1,5 +1,7 @@
 """`ttreg explore`: a local page to try interventions by hand."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +30,6 @@ class Explore:
 
     def run(self) -> int:
         """Serve until interrupted."""
-        import os
-
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         try:
             from ttreg_interp.app.page import THEME, build
@@ -43,12 +43,14 @@ class Explore:
 
         explorer = Explorer(self.model, self._neurons(), may_load=self.host in LOCAL)
         explorer.model(self.model)  # says what is wrong with it before a page opens
+        sys.stdout.write(f"Serving at http://{self.host}:{self.port}; Ctrl-C stops.\n")
         try:
             build(explorer).launch(
                 server_name=self.host,
                 server_port=self.port,
                 inbrowser=self.browser,
                 share=False,
+                quiet=True,
                 ssr_mode=False,
                 max_file_size=MAX_MEGABYTES * 1_000_000,
                 theme=THEME,
