@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.models import Size, source
 from benchmarks.timing import Work
+from ttreg_interp.backends.importing import import_nnsight
 
 
 def peers(size: Size, pixels: Tensor) -> dict[str, Work]:
@@ -15,7 +16,7 @@ def peers(size: Size, pixels: Tensor) -> dict[str, Work]:
     makers: dict[str, Callable[[Size, Tensor], dict[str, Work]]] = {
         "torch": plain_hooks,
         "transformer_lens": bridge,
-        "nnsight": nnsight,
+        "nnsight": traced,
     }
     arms: dict[str, Work] = {}
     for package, make in makers.items():
@@ -71,10 +72,9 @@ def bridge(size: Size, pixels: Tensor) -> dict[str, Work]:
     }
 
 
-def nnsight(size: Size, pixels: Tensor) -> dict[str, Work]:
+def traced(size: Size, pixels: Tensor) -> dict[str, Work]:
     """nnsight, saving all neurons."""
-    import nnsight
-
+    nnsight = import_nnsight()
     module = source(size)
     model = nnsight.NNsight(module)
     places = [name for name, _ in mlp_activations(module)]
@@ -83,7 +83,7 @@ def nnsight(size: Size, pixels: Tensor) -> dict[str, Work]:
         kept: dict[str, Tensor] = {}
         with model.trace(pixels):
             for name in places:
-                kept[name] = model.get(name).output.save()  # type: ignore[union-attr]
+                kept[name] = nnsight.save(model.get(name).output)
         return kept
 
     return {"nnsight, all neurons": work}

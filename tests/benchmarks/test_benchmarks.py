@@ -57,7 +57,7 @@ def test_all_peers_keep_the_neurons_that_the_cache_keeps(micro, pixels):
     _, cache = micro.run_with_cache(pixels, names_filter="blocks.3.mlp.hook_post")
     mine = cache["blocks.3.mlp.hook_post"]
     _, bridged = peers.bridge(MICRO, pixels)["TransformerBridge, all neurons"]()
-    traced = peers.nnsight(MICRO, pixels)["nnsight, all neurons"]()
+    traced = peers.traced(MICRO, pixels)["nnsight, all neurons"]()
     hooked = peers.plain_hooks(MICRO, pixels)["PyTorch hooks, all neurons"]()
     theirs = [
         hooked["vit.layers.3.mlp.activation_fn"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from ttreg_interp.backends.importing import import_nnsight
 from ttreg_interp.backends.run import Run
 from ttreg_interp.backends.sites import SiteMap
 from ttreg_interp.errors import InterventionError, UnsupportedModelError
@@ -68,8 +69,7 @@ class Traced(HookedModel):
         self, run: Run, function: Callable[..., Any] | None, *args: Any, **named: Any
     ) -> Run:
         """Run `function` (None: the whole model), with `run` beside it."""
-        import nnsight
-
+        nnsight = import_nnsight()
         how: dict[str, Any] = {"fn": "__call__" if function is None else function}
         if self.remote:
             how["remote"] = self.remote
@@ -179,7 +179,7 @@ def enveloped(model: Any) -> tuple[Any, Any]:
         UnsupportedModelError: nnsight is not installed, or the model's weights are not loaded.
     """
     try:
-        import nnsight
+        nnsight = import_nnsight()
     except ImportError as error:
         raise UnsupportedModelError(
             f"nnsight cannot be imported ({error}). Install it: pip install 'ttreg-interp[nnsight]'."
