@@ -42,7 +42,7 @@ from ttreg_interp.metrics.arm_metrics import (
 )
 from ttreg_interp.metrics.compare import compare
 from ttreg_interp.metrics.intervals import Interval, mean_interval
-from ttreg_interp.metrics.norms import massive_activations
+from ttreg_interp.metrics.norms import massive_entries
 from ttreg_interp.metrics.similarity import mean_cosine_to_others
 
 FIXED, EMPTY = "register fixed to its mean", "register fixed to zero"
@@ -95,7 +95,7 @@ def massive(bench: Bench, arm: Intervention, rows: slice) -> list[Interval]:
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(bench.last + 1)]
 
     def count(resid: Tensor) -> Tensor:
-        return massive_activations(resid)[:, rows].sum(dim=(1, 2))
+        return massive_entries(resid)[:, rows].sum(dim=(1, 2))
 
     found = bench.collect({name: (name, count) for name in names}, arm)
     return [mean_interval(found[name], bench.seed) for name in names]

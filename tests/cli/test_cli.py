@@ -50,10 +50,11 @@ def test_help_is_there_for_everything(command, capsys):
 
 
 def test_models_lists_every_source(capsys):
+    from ttreg_interp.cli.models import LANGUAGE
     from ttreg_interp.hooked.sources import SOURCES
 
     assert main(["models", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == set(SOURCES)
+    assert set(json.loads(capsys.readouterr().out)) == {*SOURCES, *LANGUAGE}
     assert main(["models"]) == 0
     assert "open_clip:ViT-B-16/laion2b_s34b_b88k" in capsys.readouterr().out
 

@@ -296,3 +296,12 @@ def test_a_llama2c_checkpoint_tells_stories():
             tokens = torch.cat((tokens, hooked(tokens)[:, -1:].argmax(-1)), dim=1)
     assert hooked.tokenizer.decode(tokens[0].tolist()).startswith(f"{text} She loved to")
     assert language_loss(hooked, [text, text], length=16).loss().estimate < 1
+
+
+def test_attention_that_is_no_softmax_is_refused():
+    from ttreg_interp.testbed.language_attention import use_kernel
+
+    model = random_lm("gpt2")
+    use_kernel(model, "relu")
+    with pytest.raises(UnsupportedModelError, match="attends by 'ttreg_relu'.*'sdpa'"):
+        HookedLM.wrap(model)

@@ -6,7 +6,7 @@ import torch
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics.norms import (
-    massive_activations,
+    massive_entries,
     max_over_median,
     norm_quantiles,
     outlier_fraction,
@@ -71,15 +71,15 @@ def test_a_massive_activation_passes_both_conditions():
     residual[0, 1, 3] = 150.0  # above 100 only
     residual[1] = 0.01
     residual[1, 4, 5] = 60.0  # above 1000 x 0.01 only
-    assert massive_activations(residual).nonzero().tolist() == [[0, 1, 2]]
+    assert massive_entries(residual).nonzero().tolist() == [[0, 1, 2]]
 
 
 def test_massive_activations_are_judged_image_by_image():
     images = 5 * torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(0))
     images[1, 0, 0] = 1e5
-    alone = torch.cat([massive_activations(image[None]) for image in images])
-    assert torch.equal(massive_activations(images), alone)
-    assert torch.equal(massive_activations(images[1]), alone[1])
+    alone = torch.cat([massive_entries(image[None]) for image in images])
+    assert torch.equal(massive_entries(images), alone)
+    assert torch.equal(massive_entries(images[1]), alone[1])
     assert alone.sum() == 1
 
 
@@ -98,7 +98,7 @@ def test_massive_activations_are_judged_image_by_image():
             lambda norms: max_over_median(torch.relu(norms - 60)),
             "median norm of image 0 at layer 0 is 0",
         ),
-        (lambda norms: massive_activations(norms / 0), "residual of shape .* NaN or infinite"),
+        (lambda norms: massive_entries(norms / 0), "residual of shape .* NaN or infinite"),
     ],
 )
 def test_what_cannot_be_a_norm_is_refused(call, message):

@@ -43,7 +43,8 @@ class ImageOptions:
     """Which images."""
 
     images: Path
-    """A folder (searched with its sub-folders), one image, or a .txt file of paths."""
+    """A folder (searched with its sub-folders), one image, a .txt file of paths, a data set of the hub
+    as hf:NAME:SPLIT, or tars as part-*.tar or part-{000..031}.tar."""
     limit: int | None = None
     """Use at most so many images."""
     subset_seed: int | None = None

@@ -108,8 +108,9 @@ def score_neurons(observer: Observer, batches: Iterable[Batch], seed: int = 0) -
 def add_batch(sums: ExactSums, observer: Observer, batch: Batch, seed: int) -> None:
     """Run one batch and add what it shows to the sums."""
     seen = observer(batch)
-    tally(sums, seen.outliers, seen.layout, seen.cls_above)
-    tally_content(sums, observer.model, batch, seen.outliers[:, seen.layout.patches])
+    layout = observer.model.layout(batch.pixels.shape).of_length(seen.outliers.shape[1])
+    tally(sums, seen.outliers, layout, seen.cls_above)
+    tally_content(sums, observer.model, batch, seen.outliers[:, layout.patches])
     some = seen.outliers.any(dim=1)
     sums.count("images", some.sum())
     if not len(observer.layers) or not some.any():

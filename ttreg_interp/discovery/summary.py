@@ -23,7 +23,9 @@ def summarised(evidence: dict[str, Any]) -> list[str]:
         lines.append(f"moved alone, they shrink the outliers by {shares}")
     if rows := evidence.get("stability"):
         least = min(row["stays"] for row in rows)
-        lines.append(f"resampled images: every neuron stays among the best in {least:.0%} or more")
+        lines.append(
+            f"resampled images: every neuron stays among the best in {'at least ' * (least < 1)}{least:.0%}"
+        )
     for name, found in evidence.get("published", {}).items():
         lines.append(
             f"published list {name}: {found['shared']} of its "

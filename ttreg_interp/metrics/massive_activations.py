@@ -199,7 +199,7 @@ class _Sums:
         self.model.run_with_hooks(ids, fwd_hooks=hooks, stop_at_layer=len(sites))
 
     def _read(self, layer: int, resid: Float[Tensor, "batch token d_model"], ids: Tensor) -> None:
-        massive = norms.massive_activations(resid, self.absolute, self.relative)
+        massive = norms.massive_entries(resid, self.absolute, self.relative)
         flat = resid.flatten(1).abs().double()
         row = torch.cat(
             (flat.topk(3, dim=1).values, flat.quantile(0.5, dim=1, keepdim=True)), dim=1

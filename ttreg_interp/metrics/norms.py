@@ -95,7 +95,7 @@ def norm_quantiles(
     return pooled.quantile(torch.tensor(quantiles, dtype=pooled.dtype, device=pooled.device), dim=1)
 
 
-def massive_activations(
+def massive_entries(
     residual: Float[Tensor, "*images token d_model"],
     absolute: float = 100.0,
     relative: float = 1000.0,
@@ -119,7 +119,7 @@ def massive_activations(
     Example:
         >>> residual = torch.full((1, 4, 8), 0.1)
         >>> residual[0, 0, 3] = -1502.0
-        >>> massive_activations(residual).nonzero().tolist()
+        >>> massive_entries(residual).nonzero().tolist()
         [[0, 0, 3]]
     """
     check_finite(residual, "residual")

@@ -13,6 +13,8 @@ from ttreg_interp.hooked.sources import common
 
 LLAMA_LIKE = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma")
 """Families whose blocks are written alike: grouped heads, rotary positions, a gated MLP."""
+SOFTMAX = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Attention of transformers that is softmax attention, by whatever kernel."""
 FAMILIES = ("GPT2", "GPTNeoX", *LLAMA_LIKE)
 """Model classes, without their `ForCausalLM` or `LMHeadModel`."""
 
@@ -23,6 +25,7 @@ def parts(model: nn.Module) -> LMParts:
     Raises:
         UnsupportedModelError: another class, or a variant that would be computed wrongly.
     """
+    _require_softmax(model)
     if common.is_instance(model, "transformers", "GPT2LMHeadModel"):
         return _gpt2(model)
     if common.is_instance(model, "transformers", "GPTNeoXForCausalLM"):
@@ -35,6 +38,17 @@ def parts(model: nn.Module) -> LMParts:
         "rotary, blocks pre-norm, attention over the whole text. ALiBi, sliding windows, soft caps, "
         "post-norm blocks and experts are not."
     )
+
+
+def _require_softmax(model: Any) -> None:
+    """Refuse attention that was registered with transformers: blocks compute softmax attention."""
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if kernel not in SOFTMAX:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} attends by {kernel!r}, which hook points would silently replace by "
+            f"softmax attention. Set one of {', '.join(map(str, SOFTMAX))}: "
+            "model.set_attn_implementation('sdpa')."
+        )
 
 
 def _whole(model: Any, longest: int | None = None, **fields: Any) -> LMParts:
