@@ -126,7 +126,8 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     suites = ("tiny", "scoring") if config.quick else config.suites
     rounds = 1 if config.quick else config.rounds
-    result: dict = {"machine": machine(), "versions": versions(), "configuration": vars(config)}
+    settings = {name: value for name, value in vars(config).items() if name != "out"}
+    result: dict = {"machine": machine(), "versions": versions(), "configuration": settings}
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for name in suites:
