@@ -18,9 +18,11 @@ from ttreg_interp.hooked import HookedLM, load, weights_hash
 from ttreg_interp.interventions import Intervention
 from ttreg_interp.metrics.intervals import Interval
 from ttreg_interp.metrics.language import language_loss, text_tokens
+from ttreg_interp.testbed.language_task import BackcopyTask
 from ttreg_interp.testbed.planted_lm import planted_lm
 
 PLANTED = "testbed-lm:"
+TRAINED = "testbed-lm:backcopy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class TextConfig:
     out: Path
     """Folder for result.json, summary.md and figures."""
     lm: str = "testbed-lm:llama"
-    """Spec of a language model: testbed-lm:FAMILY, llama2c:FILE, hf-lm:NAME, tl:NAME."""
+    """Spec of a language model: testbed-lm:FAMILY, testbed-lm:backcopy, llama2c:FILE, hf-lm:NAME, tl:NAME."""
     texts: str = ""
     """A JSON list of texts, or one text a line; a planted model writes its own."""
     limit: int = 32
@@ -80,6 +82,9 @@ class Bench:
 
 
 def _ids(config: TextConfig, model: HookedLM) -> Int[Tensor, "text token"]:
+    if config.lm == TRAINED and not config.texts:
+        generator = torch.Generator().manual_seed(config.seed)
+        return BackcopyTask().sample(config.limit, generator)
     if config.lm.startswith(PLANTED) and not config.texts:
         family, _, seed = config.lm.removeprefix(PLANTED).partition("/")
         made = planted_lm(family, seed=int(seed or 0))

@@ -269,7 +269,7 @@ def test_a_local_directory_is_loaded_without_a_hub(tmp_path):
     [
         ("hf-lm:nowhere?random", "no local directory with a config.json"),
         ("tl:no-such-model", "no name that TransformerLens knows"),
-        ("testbed-lm:bloom", "none of the planted language models"),
+        ("testbed-lm:bloom", "none of the embedded language models"),
         ("tl:gpt2?random", "has no .random"),
     ],
 )

@@ -15,6 +15,10 @@ LANGUAGE_SOURCES = ("hf-lm", "tl", "llama2c", "testbed-lm")
 """Prefixes of specs that `tt.load` makes a HookedLM of."""
 
 
+TRAINED = "backcopy"
+"""The trained testbed model, beside the planted families."""
+
+
 @dataclass(frozen=True)
 class LoadedLM:
     """What a source of language models gives back."""
@@ -33,6 +37,7 @@ def load(source: str, request: Request) -> LoadedLM:
     - `tl:NAME`: TransformerLens' name for one of those, e.g. `tl:gpt2-small`, `tl:pythia-70m`.
     - `llama2c:FILE.bin`: a checkpoint of llama2.c, with the tokenizer `tok*.bin` beside it.
     - `testbed-lm:FAMILY`: a planted model, FAMILY one of `testbed.planted_lm.FAMILIES`.
+    - `testbed-lm:backcopy`: the trained testbed model, `testbed.language.backcopy_lm`.
 
     Raises:
         UnsupportedModelError: an unknown name, or an option that the source does not take.
@@ -109,11 +114,15 @@ def _llama2c(request: Request) -> LoadedLM:
 def _testbed(request: Request) -> LoadedLM:
     from ttreg_interp.testbed.planted_lm import FAMILIES, planted_lm
 
+    if request.name == TRAINED:
+        from ttreg_interp.testbed.language import backcopy_lm
+
+        return LoadedLM(backcopy_lm(), None)
     family, _, seed = request.name.partition("/")
     if family not in FAMILIES or not (seed == "" or seed.isdigit()):
         raise UnsupportedModelError(
-            f"testbed-lm:{request.name} is none of the planted language models. Write "
-            f"testbed-lm:FAMILY[/SEED] with FAMILY one of {', '.join(FAMILIES)}."
+            f"testbed-lm:{request.name} is none of the embedded language models. Write "
+            f"testbed-lm:FAMILY[/SEED] with FAMILY one of {', '.join(FAMILIES)}, or testbed-lm:{TRAINED}."
         )
     return LoadedLM(planted_lm(family, seed=int(seed or 0)).module, None)
 
