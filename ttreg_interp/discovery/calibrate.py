@@ -24,7 +24,7 @@ LEAST_EFFECT = 0.005
 ALONG = 0.75
 """And this part of the share that it wrote: moving what was written across an outlier, as a neuron
 does that fires because of it, takes half of that share of the norm away; along it, all of it."""
-PROMINENT = 1.25
+PROMINENT = 1.2
 """Former outliers stand out if they are this many times as long as the median token."""
 
 Row = tuple[int, int, float]
