@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from analyses._figures import COLUMN, bars, panels
 from ttreg_interp.discovery.sink_neurons import SinkNeurons, SinkOptions, find_sink_neurons
 from ttreg_interp.errors import DataError
 from ttreg_interp.hooked import HookedLM, load, weights_hash
@@ -94,6 +96,41 @@ def _ids(config: TextConfig, model: HookedLM) -> Int[Tensor, "text token"]:
     raw = Path(config.texts).read_text(encoding="utf-8")
     texts = json.loads(raw) if config.texts.endswith(".json") else raw.splitlines()
     return text_tokens(model, texts[: config.limit], config.length).ids
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss under every arm, the first of which is the intact model."""
+
+    by_arm: Mapping[str, Interval]
+    """Nats a token."""
+
+    @classmethod
+    def of(cls, bench: Bench, arms: Mapping[str, Intervention]) -> "Losses":
+        """Run every arm."""
+        return cls({name: bench.loss(arm) for name, arm in arms.items()})
+
+    @property
+    def rise(self) -> dict[str, float]:
+        """Nats a token above the intact model."""
+        intact = next(iter(self.by_arm.values())).estimate
+        return {name: loss.estimate - intact for name, loss in self.by_arm.items()}
+
+    def table(self) -> str:
+        """Markdown."""
+        rows = [(name, loss, f"{self.rise[name]:+.3f}") for name, loss in self.by_arm.items()]
+        return markdown(("arm", "loss, nats a token", "change"), rows)
+
+    def figure(self, height: float) -> Figure:
+        """A bar an arm."""
+        figure, ((axes,),) = panels(1, 1, height=height, width=COLUMN)
+        bars(axes, self.by_arm)
+        axes.set_xlabel("loss, nats a token")
+        return figure
+
+    def numbers(self) -> dict[str, Any]:
+        """For result.json."""
+        return {"loss": self.by_arm, "change": self.rise}
 
 
 def random_ids(bench: Bench) -> Int[Tensor, "text token"]:

@@ -12,9 +12,8 @@ In the paper: GPT-2 trained with k', v': loss 3.04 as without, and no massive ac
 
 from dataclasses import dataclass
 
-from analyses._figures import COLUMN, bars, panels
 from analyses._run import Findings, main
-from analyses.llm._bench import Bench, TextConfig, markdown
+from analyses.llm._bench import Bench, Losses, TextConfig
 from ttreg_interp.errors import DataError
 from ttreg_interp.interventions import (
     Empty,
@@ -54,20 +53,16 @@ def arms(bench: Bench) -> dict[str, Intervention]:
 def analyse(config: Config) -> Findings:
     """Loss of every arm."""
     bench = Bench.of(config)
-    losses = {name: bench.loss(arm) for name, arm in arms(bench).items()}
-    figure, ((axes,),) = panels(1, 1, height=1.6, width=COLUMN)
-    bars(axes, losses)
-    axes.set_xlabel("loss, nats a token")
-    rise = {name: loss.estimate - losses["intact"].estimate for name, loss in losses.items()}
-    rows = [(name, loss, f"{rise[name]:+.3f}") for name, loss in losses.items()]
+    losses = Losses.of(bench, arms(bench))
+    rise = losses.rise
     bias = rise["k', v' of the register"]
     return Findings(
         headline=(
             f"loss {rise['neurons zeroed']:+.3f} zeroed, {rise['register']:+.3f} register, {bias:+.3f} bias"
         ),
-        words=f"{bench.found}\n\n{markdown(('arm', 'loss, nats a token', 'change'), rows)}",
-        numbers={"loss": losses, "change": rise, "neurons": bench.found.to_dict()},
-        figures={"figure": figure},
+        words=f"{bench.found}\n\n{losses.table()}",
+        numbers=losses.numbers() | {"neurons": bench.found.to_dict()},
+        figures={"figure": losses.figure(height=1.6)},
         facts=bench.facts(),
     )
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from analyses._figures import COLUMN, bars, panels
 from analyses._run import Findings, main
-from analyses.llm._bench import Bench, TextConfig, markdown
+from analyses.llm._bench import Bench, Losses, TextConfig
 from ttreg_interp.errors import DataError
 from ttreg_interp.interventions import Empty, Intervention, SetMassiveActivations
 from ttreg_interp.metrics.massive_activations import massive_activations
@@ -51,17 +50,13 @@ def arms(bench: Bench) -> dict[str, Intervention]:
 def analyse(config: Config) -> Findings:
     """Loss of every arm."""
     bench = Bench.of(config)
-    losses = {name: bench.loss(arm) for name, arm in arms(bench).items()}
-    figure, ((axes,),) = panels(1, 1, height=1.2, width=COLUMN)
-    bars(axes, losses)
-    axes.set_xlabel("loss, nats a token")
-    rise = {name: loss.estimate - losses["intact"].estimate for name, loss in losses.items()}
-    rows = [(name, loss, f"{rise[name]:+.3f}") for name, loss in losses.items()]
+    losses = Losses.of(bench, arms(bench))
+    rise = losses.rise
     return Findings(
         headline=f"loss {rise['zero']:+.3f} with zero, {rise['mean']:+.3f} with the mean",
-        words=markdown(("arm", "loss, nats a token", "change"), rows),
-        numbers={"loss": losses, "change": rise},
-        figures={"figure": figure},
+        words=losses.table(),
+        numbers=losses.numbers(),
+        figures={"figure": losses.figure(height=1.2)},
         facts=bench.facts(),
     )
 

@@ -1,5 +1,6 @@
 """Photographs with an object pasted in, so that boxes, masks and depth are known by construction."""
 
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,16 @@ from ttreg_interp.evaluations.run import evaluate
 from ttreg_interp.testbed import photographs
 
 SIZE = 224
+
+
+@dataclass(frozen=True)
+class Config(BenchConfig):
+    """Composites, or a set of annotated images."""
+
+    data: str = ""
+    """FORMAT:PATH#SPLIT; absent: photographs with a disc pasted in."""
+    limit: int = 24
+    """At most so many images."""
 
 
 def composites(kind: type, count: int, seed: int = 0) -> Annotated[Any]:

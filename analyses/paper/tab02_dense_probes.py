@@ -9,24 +9,11 @@ few patches and a linear layer is told to ignore them.
 In the paper: DINOv2 ViT-L/14 ADE20K mIoU 48.27, test-time register 49.13; NYU rmse .3876, .3774.
 """
 
-from dataclasses import dataclass
-
-from analyses._bench import BenchConfig
 from analyses._run import Findings, main
-from analyses.paper._composites import evaluated
+from analyses.paper._composites import Config, evaluated
 from ttreg_interp.data.annotated import Mask
 from ttreg_interp.evaluations.dense import SegmentationProbe
 from ttreg_interp.metrics.dense_probes import DenseProbe
-
-
-@dataclass(frozen=True)
-class Config(BenchConfig):
-    """Composites, or a set of annotated images."""
-
-    data: str = ""
-    """FORMAT:PATH#SPLIT; absent: photographs with a disc pasted in."""
-    limit: int = 24
-    """At most so many images."""
 
 
 def analyse(config: Config) -> Findings:

@@ -9,23 +9,10 @@ outliers; zeroing the neurons and a register change it, random neurons do not.
 In the paper: DINOv2 ViT-L/14 mIoU 38.3, test-time register 38.9; OpenCLIP ViT-B/16 34.7, 40.0.
 """
 
-from dataclasses import dataclass
-
-from analyses._bench import BenchConfig
 from analyses._run import Findings, main
-from analyses.paper._composites import evaluated
+from analyses.paper._composites import Config, evaluated
 from ttreg_interp.data.annotated import Mask
 from ttreg_interp.evaluations.maps import AttentionSegmentation
-
-
-@dataclass(frozen=True)
-class Config(BenchConfig):
-    """Composites, or a set of annotated images."""
-
-    data: str = ""
-    """FORMAT:PATH#SPLIT; absent: photographs with a disc pasted in."""
-    limit: int = 24
-    """At most so many images."""
 
 
 def analyse(config: Config) -> Findings:

@@ -9,23 +9,10 @@ corloc is low for every arm; the details say how often the box is the whole imag
 In the paper: DINOv2 ViT-L/14 VOC07 32.2, test-time register 53.8; OpenCLIP ViT-B/16 30.8, 30.9.
 """
 
-from dataclasses import dataclass
-
-from analyses._bench import BenchConfig
 from analyses._run import Findings, main
-from analyses.paper._composites import evaluated
+from analyses.paper._composites import Config, evaluated
 from ttreg_interp.data.annotated import Objects
 from ttreg_interp.evaluations.lost import ObjectDiscovery
-
-
-@dataclass(frozen=True)
-class Config(BenchConfig):
-    """Composites, or a set of annotated images."""
-
-    data: str = ""
-    """FORMAT:PATH#SPLIT; absent: photographs with a disc pasted in."""
-    limit: int = 24
-    """At most so many images."""
 
 
 def analyse(config: Config) -> Findings:

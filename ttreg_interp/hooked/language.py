@@ -224,23 +224,12 @@ class HookedLM(HookedModel):
     @property
     def cfg(self) -> HookedLMConfig:
         """What TransformerLens' tools read; device and dtype are those of the moment."""
-        first = self.blocks[0]
-        weight = first.mlp.parts.out.weight
         return HookedLMConfig(
-            model_name=self.spec or self._name,
-            n_layers=len(self.blocks),
-            d_model=weight.shape[0],
-            n_heads=first.attn.parts.n_heads,
-            d_head=first.attn.parts.d_head,
-            d_mlp=weight.shape[1],
+            **self._blocks_config(),
             n_ctx=self.parts.n_ctx,
             d_vocab=self.parts.head.weight.shape[0],
-            gated_mlp=first.mlp.parts.gate_weights is not None,
-            normalization_type="LN" if first.ln1.centred else "RMS",
-            device=weight.device,
-            dtype=weight.dtype,
             final_rms=not self.ln_final.centred,
-            parallel_attn_mlp=first.parallel,
+            parallel_attn_mlp=self.blocks[0].parallel,
         )
 
     def __deepcopy__(self, memo: dict) -> "HookedLM":

@@ -25,6 +25,23 @@ class HookedModel(WeightStacks, HookedRootModule):
     def _layout_of_run(self, inputs: Any, n_tokens: int | None, **kwargs: Any) -> Any:
         """The layout of a forward pass over `inputs` whose residual stream had `n_tokens` rows."""
 
+    def _blocks_config(self) -> dict[str, Any]:
+        """What the blocks alone tell of `cfg`."""
+        first = self.blocks[0]
+        weight = first.mlp.parts.out.weight
+        return {
+            "model_name": self.spec or self._name,
+            "n_layers": len(self.blocks),
+            "d_model": weight.shape[0],
+            "n_heads": first.attn.parts.n_heads,
+            "d_head": first.attn.parts.d_head,
+            "d_mlp": weight.shape[1],
+            "gated_mlp": first.mlp.parts.gate_weights is not None,
+            "normalization_type": "LN" if first.ln1.centred else "RMS",
+            "device": weight.device,
+            "dtype": weight.dtype,
+        }
+
     def _guard_hooks(self) -> None:
         """Look at every hook point, so that `torch.compile` notices when hooks come or go.
 

@@ -210,22 +210,11 @@ class HookedViT(HookedModel):
     @property
     def cfg(self) -> HookedViTConfig:
         """What TransformerLens' tools read; device and dtype are those of the moment."""
-        first = self.blocks[0]
-        weight = first.mlp.parts.out.weight
         final = self.parts.ln_final
         return HookedViTConfig(
-            model_name=self.spec or self._name,
-            n_layers=len(self.blocks),
-            d_model=weight.shape[0],
-            n_heads=first.attn.parts.n_heads,
-            d_head=first.attn.parts.d_head,
-            d_mlp=weight.shape[1],
+            **self._blocks_config(),
             n_ctx=self.layout().n_tokens,
             d_vocab=-1 if self.parts.unembed is None else self.parts.unembed()[0].shape[0],
-            gated_mlp=first.mlp.parts.gate_weights is not None,
-            normalization_type="LN" if first.ln1.centred else "RMS",
-            device=weight.device,
-            dtype=weight.dtype,
             final_rms=final is not None and not self.ln_final.centred,
         )
 
