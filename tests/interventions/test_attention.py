@@ -186,6 +186,24 @@ def test_gates_open_close_and_read_the_layers_input(layout, pixels):
 
 @few
 @given(layouts, batches)
+def test_gates_read_the_layers_input_as_those_composed_before_them_leave_it(layout, pixels):
+    patch = PatchActivation("blocks.1.hook_resid_pre", torch.linspace(-3, 3, D_MODEL))
+    weight, bias = torch.zeros(1, N_HEADS, D_MODEL), torch.zeros(1, N_HEADS)
+    weight[..., 0::2] = 0.1
+    gates = GateHeads(weight, bias, (1,))
+    norm = model(layout).blocks[1].ln1.norm
+    patched = cached(layout, pixels, patch)
+    for both, read in (
+        (patch + gates, patched["resid_pre", 1]),
+        (gates + patch, cached(layout, pixels)["resid_pre", 1]),
+    ):
+        gate = (norm(read) @ weight[0].T).sigmoid()[..., None]
+        found = cached(layout, pixels, both)["z", 1]
+        torch.testing.assert_close(found, patched["z", 1] * gate, **CLOSE)
+
+
+@few
+@given(layouts, batches)
 def test_an_ablated_head_is_missing_from_the_sum_over_heads(layout, pixels):
     plain = cached(layout, pixels)
     ablated = cached(layout, pixels, AblateHeads({1: [1]}))

@@ -173,10 +173,23 @@ def test_outliers_of_a_block_that_did_not_run_are_not_known():
     with torch.no_grad():
         residual = hooked(images(1), stop_at_layer=1)
         with (
-            pytest.raises(InterventionError, match="mlp.hook_post, but block 0 did not run. Start"),
+            pytest.raises(
+                InterventionError, match="mlp.hook_post, but block 0 did not run in this"
+            ),
             hooked.intervened(late),
         ):
             hooked(residual, start_at_layer=1)
+
+
+def test_outliers_of_one_forward_pass_are_not_those_of_the_next():
+    hooked = model("timm with [CLS]")
+    late = ZeroNeurons({2: [7]}, tokens=Outliers(10.0, layer=0))
+    with torch.no_grad(), hooked.intervened(late):
+        residual = hooked(images(1), stop_at_layer=1)
+        with pytest.raises(InterventionError, match="block 0 did not run in this forward pass"):
+            hooked(residual, start_at_layer=1)
+        whole = hooked(images(2))
+        assert torch.equal(whole, hooked(images(2)))
 
 
 def test_outliers_are_known_only_after_their_block():

@@ -118,8 +118,7 @@ class HookedLM(HookedModel):
         Raises:
             LayoutError: more tokens than the model takes.
         """
-        if torch.compiler.is_dynamo_compiling():
-            self._guard_hooks()
+        self._begin_forward()
         if start_at_layer is None:
             ids = self._ids(inputs)
             n_given = self.layout(ids.shape).n_given

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+import torch
 from transformer_lens import HookedRootModule
 
 from ttreg_interp.errors import LayoutError
@@ -14,11 +15,17 @@ from ttreg_interp.hooked.weights import WeightStacks
 
 
 class HookedModel(WeightStacks, HookedRootModule):
-    """Blocks under hook points, and the interventions that they run under."""
+    """Blocks under hook points, and the interventions that they run under.
+
+    Attributes:
+        n_forwards: forward passes begun, by which hooks tell one from the next; compiled ones do not
+            count.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.spec: str | None = None
+        self.n_forwards = 0
         self._interventions: list[SupportsHooks] = []
 
     @abstractmethod
@@ -42,14 +49,18 @@ class HookedModel(WeightStacks, HookedRootModule):
             "dtype": weight.dtype,
         }
 
-    def _guard_hooks(self) -> None:
-        """Look at every hook point, so that `torch.compile` notices when hooks come or go.
+    def _begin_forward(self) -> None:
+        """What every forward pass does first.
 
-        Its own guards leave hooks out (`torch._dynamo.config.skip_nnmodule_hook_guards`): what is
-        compiled without hooks would silently go on without them.
+        `torch.compile` has no guards on hooks of its own
+        (`torch._dynamo.config.skip_nnmodule_hook_guards`): it is made to look at every hook point, or
+        it would silently go on without hooks that come later.
         """
-        for point in self.hook_dict.values():
-            point.has_hooks()
+        if torch.compiler.is_dynamo_compiling():
+            for point in self.hook_dict.values():
+                point.has_hooks()
+        elif not torch.compiler.is_compiling():  # a count would be compiled again at every step
+            self.n_forwards += 1
 
     def _span(self, start_at_layer: int | None, stop_at_layer: int | None) -> slice:
         """The blocks that a forward pass runs through."""

@@ -114,8 +114,7 @@ class HookedViT(HookedModel):
         Raises:
             LayoutError: an image size that the model does not take.
         """
-        if torch.compiler.is_dynamo_compiling():
-            self._guard_hooks()
+        self._begin_forward()
         shape = self._pixels_shape(pixels, start_at_layer, image_size)
         layout = self.layout(shape)
         if start_at_layer is None:

@@ -132,7 +132,9 @@ class ClippedSoftmax(Intervention):
 class GateHeads(Intervention):
     """A gate on the output of every head: z[t, h] * scale * sigmoid(W[h] . ln1(x[t]) + b[h]).
 
-    W = 0 gives a constant gate. On a HookedViT.
+    W = 0 gives a constant gate. x is the residual stream before the block as interventions composed
+    before this one leave it: in `patch + gates` the gates read what `patch` wrote, in `gates + patch`
+    what stood there before. On a HookedViT or HookedLM.
 
     Raises:
         InterventionError: weights or biases of other layers, heads or widths than the model's.

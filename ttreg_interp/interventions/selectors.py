@@ -90,21 +90,24 @@ class _FromRun(Selector):
                 "Choose an earlier block to read or a later one to edit; or find them in a first run "
                 "and pass their rows for every image: Rows(((...), (...)))."
             )
-        seen: dict[str, ChosenRows] = {}
+        seen: dict[int, ChosenRows] = {}  # of the forward pass that runs, by its number
 
         def watch(resid: Tensor, hook: Any) -> None:
             patches = resid.detach()[:, frame.layout(resid.shape[1]).patches].float()
             prefix = resid.shape[1] - patches.shape[1]
             found = self._choose(patches)
-            seen["rows"] = torch.cat((found.new_zeros(len(found), prefix), found), dim=1)
+            seen.clear()
+            seen[frame.model.n_forwards] = torch.cat(
+                (found.new_zeros(len(found), prefix), found), dim=1
+            )
 
         def rows(n_tokens: int, device: torch.device) -> ChosenRows:
-            if "rows" not in seen:
+            if frame.model.n_forwards not in seen:
                 raise InterventionError(
-                    f"{self.describe()} are asked for at {at}, but block {layer} did not run. Start the "
-                    "forward there or before, or pass rows: Rows(((...), (...)))."
+                    f"{self.describe()} are asked for at {at}, but block {layer} did not run in this "
+                    "forward pass. Start it there or before, or pass rows: Rows(((...), (...)))."
                 )
-            found = seen["rows"].to(device)
+            found = seen[frame.model.n_forwards].to(device)
             if found.shape[1] != n_tokens:
                 raise InterventionError(
                     f"{self.describe()} were found among {found.shape[1]} tokens, but {n_tokens} are "
