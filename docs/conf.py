@@ -11,9 +11,10 @@ author = "The ttreg_interp developers"
 release = version = version_of("ttreg-interp")
 
 extensions = [
+    "command_help",
     "docstrings",
     "room",
-    "scripts",
+    "script_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "myst_nb",
@@ -40,6 +41,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
 python_maximum_signature_line_length = 88
 add_module_names = False
+toc_object_entries = False  # each module lists its names; here they would double the build
 
 # The page
 html_theme = "furo"

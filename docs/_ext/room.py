@@ -1,6 +1,7 @@
 """`{room} NAME`: the reference of one package of ttreg_interp, module by module.
 
-New modules appear by themselves. Modules whose name starts with an underscore are left out.
+New modules appear by themselves. Modules whose name starts with an underscore are left out. Each opens
+with links to its public names.
 """
 
 import ast
@@ -27,11 +28,17 @@ def modules(room: str) -> list[str]:
 
 
 def _has_public_names(file: Path) -> bool:
+    return bool(public_names(file))
+
+
+def public_names(file: Path) -> list[str]:
+    """Functions and classes of a module, in its order."""
     body = ast.parse(file.read_text(encoding="utf-8")).body
-    return any(
-        isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    return [
+        node.name
         for node in body
-    )
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
 
 
 class Room(SphinxDirective):
@@ -46,10 +53,21 @@ class Room(SphinxDirective):
             short = name.removeprefix("ttreg_interp.")
             section = nodes.section(ids=[nodes.make_id(name)])
             section += nodes.title("", short)
-            text = ["```{eval-rst}", f".. automodule:: {name}", "   :members:", "```"]
+            text = [
+                *_links(name),
+                "```{eval-rst}",
+                f".. automodule:: {name}",
+                "   :members:",
+                "```",
+            ]
             self.state.nested_parse(StringList(text, source=name), 0, section)
             sections.append(section)
         return sections
+
+
+def _links(module: str) -> list[str]:
+    file = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+    return [" · ".join(f"{{py:obj}}`~{module}.{name}`" for name in public_names(file)), ""]
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,0 +1,64 @@
+"""Keeps results of the embedded models for the pages of the analyses: words, and small figures.
+
+    for room in paper theory llm; do python -m analyses $room --out OUT/$room; done
+    python docs/analyses/collect.py OUT [SCRIPT ...]
+
+Takes every result in OUT/ROOM/SCRIPT, or those of the scripts named, and leaves the others as they are.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+WIDTH, COLORS = 760, 48
+"""Of a figure: in pixels, and in its palette."""
+
+
+def kept(result: dict[str, Any], words: str) -> dict[str, Any]:
+    """What a page shows of a result."""
+    facts, versions = result["facts"], result["versions"]
+    made = [f"{result['seconds']:.0f} s on one core"]
+    made += [f"model {facts['model']}"] if "model" in facts else []
+    made += [f"images: {facts['images']}"] if "images" in facts else []
+    made += [f"{name} {versions[name]}" for name in ("ttreg-interp", "torch")]
+    return {
+        "headline": result["headline"],
+        "words": words.strip(),
+        "made": ", ".join(made) + ".",
+        "configuration": result["configuration"],
+    }
+
+
+def shrink(figure: Path, target: Path) -> None:
+    """A figure as a page shows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(figure) as image:
+        flat = image.convert("RGB")
+    flat.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
+    flat.quantize(COLORS, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def main(out: Path, names: list[str]) -> None:
+    """Add to results.json and figures/."""
+    store = HERE / "results.json"
+    results = json.loads(store.read_text(encoding="utf-8"))
+    for file in sorted(out.glob("*/*/result.json")):
+        folder, room = file.parent, file.parent.parent.name
+        if names and folder.name not in names:
+            continue
+        words = (folder / "summary.md").read_text(encoding="utf-8")
+        result = json.loads(file.read_text(encoding="utf-8"))
+        results[f"{room}/{folder.name}"] = kept(result, words)
+        pictures = sorted(folder.glob("*.png"))
+        if pictures:
+            shrink(pictures[0], HERE / "figures" / room / f"{folder.name}.png")
+    text = json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False)
+    store.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
