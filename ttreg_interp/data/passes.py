@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -75,7 +75,11 @@ class ImageSet(ABC):
         """What identifies the set: 64 hexadecimal digits."""
 
     def batches(
-        self, preprocess: Preprocess, batch_size: int = 32, workers: int = 0
+        self,
+        preprocess: Preprocess,
+        batch_size: int = 32,
+        workers: int = 0,
+        wanted: Callable[[int], bool] | None = None,
     ) -> "ImagePass":
         """A pass over the images; see `ImagePass`.
 
@@ -84,6 +88,8 @@ class ImageSet(ABC):
             batch_size: Images of every batch but the last, which may have fewer.
             workers: Processes that read and preprocess; 0 does both in this one. Changes nothing
                 else, if `preprocess` draws no random numbers.
+            wanted: Whether the image at a place of the set is read; the others are not opened.
+                None: all.
 
         Raises:
             DataError: If `batch_size` is below 1 or `workers` below 0.
@@ -93,10 +99,12 @@ class ImageSet(ABC):
                 f"batch_size={batch_size}, workers={workers}: allowed are batch_size from 1 and "
                 "workers from 0."
             )
-        return ImagePass(self, preprocess, batch_size, workers)
+        return ImagePass(self, preprocess, batch_size, workers, wanted)
 
 
 _Result = Tensor | Skipped | DataError
+ReadImage = tuple[int, Path, Tensor]
+"""Place in the set, file and pixels."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +127,36 @@ class ImagePass:
     """Images of every batch but the last."""
     workers: int
     """Processes that read and preprocess."""
+    wanted: Callable[[int], bool] | None = None
+    """Whether the image at a place of the set is read; None: all are."""
     skipped: list[Skipped] = field(default_factory=list, init=False, compare=False)
     """What the latest iteration has left out so far."""
 
     def __iter__(self) -> Iterator[ImageBatch]:
+        waiting: list[ReadImage] = []
+        readable = False
+        for image in self.images():
+            readable = True
+            waiting.append(image)
+            if len(waiting) == self.batch_size:
+                yield _batch(waiting)
+                waiting = []
+        if waiting:
+            yield _batch(waiting)
+        if not readable:
+            raise self._unreadable()
+
+    def images(self) -> Iterator[ReadImage]:
+        """Place, file and pixels of each image that can be read, one by one; maybe of none.
+
+        Raises:
+            DataError: On iteration, if `preprocess` fails or returns something else than float
+                [channel, height, width].
+        """
         self.skipped.clear()
-        waiting: list[tuple[int, Path, Tensor]] = []
-        index, readable = -1, False
-        for index, (path, result) in enumerate(self._results()):
+        n_images = 0
+        for place, path, result in self._results():
+            n_images += 1
             match result:
                 case DataError():
                     raise result
@@ -134,43 +164,37 @@ class ImagePass:
                     self.skipped.append(result)
                     logger.warning("skipped %s", result)
                 case _:
-                    waiting.append((index, path, result))
-            if len(waiting) == self.batch_size:
-                readable = True
-                yield _batch(waiting)
-                waiting = []
-        if waiting:
-            readable = True
-            yield _batch(waiting)
-        self._report(index + 1, readable)
+                    yield place, path, result
+        if 0 < len(self.skipped) < n_images:
+            logger.warning("skipped %d of %d images", len(self.skipped), n_images)
 
-    def _results(self) -> Iterator[tuple[Path, _Result]]:
-        """Of every image; streams are handed to the workers in parts."""
-        unread = self.source.unread()
-        while part := list(islice(unread, AT_ONCE)):
+    def _results(self) -> Iterator[tuple[int, Path, _Result]]:
+        """Of every image that is wanted; streams are handed to the workers in parts."""
+        unread = enumerate(self.source.unread())
+        wanted = (one for one in unread if self.wanted is None or self.wanted(one[0]))
+        while part := list(islice(wanted, AT_ONCE)):
             loader = DataLoader(
-                _Reader(part, self.preprocess),
+                _Reader([one for _, one in part], self.preprocess),
                 batch_size=self.batch_size,
                 num_workers=self.workers,
                 collate_fn=list,
                 generator=torch.Generator(),  # or the loader would draw from the global one
             )
-            for results in loader:
-                yield from results
+            results = chain.from_iterable(loader)
+            for (place, _), (path, result) in zip(part, results, strict=True):
+                yield place, path, result
 
-    def _report(self, n_images: int, readable: bool) -> None:
-        if not readable:
-            shown = "".join(f"\n  {one}" for one in self.skipped[:5])
-            if len(self.skipped) > 5:
-                shown += f"\n  and {len(self.skipped) - 5} more"
-            raise DataError(
-                f"None of {n_images} images can be read:{shown}\nCheck the source that was given."
-            )
-        if self.skipped:
-            logger.warning("skipped %d of %d images", len(self.skipped), n_images)
+    def _unreadable(self) -> DataError:
+        shown = "".join(f"\n  {one}" for one in self.skipped[:5])
+        if len(self.skipped) > 5:
+            shown += f"\n  and {len(self.skipped) - 5} more"
+        return DataError(
+            f"None of {len(self.skipped)} images can be read:{shown}\nCheck the source that was "
+            "given."
+        )
 
 
-def _batch(waiting: list[tuple[int, Path, Tensor]]) -> ImageBatch:
+def _batch(waiting: list[ReadImage]) -> ImageBatch:
     indices, paths, pixels = zip(*waiting, strict=True)
     for path, image in zip(paths, pixels, strict=True):
         if image.shape != pixels[0].shape:

@@ -1,8 +1,9 @@
 """Several processes, one search: each scores every n-th batch, and all add up to the same sums."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -12,13 +13,16 @@ from ttreg_interp.discovery.checkpoint import Shard
 from ttreg_interp.discovery.exact import ExactSums
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+"""How long a process waits for the others."""
 
 
 @contextmanager
 def torchrun() -> Iterator[Shard]:
     """The process group of `torchrun --nproc-per-node N`; without torchrun, this process alone.
 
-    gloo on CPUs, nccl where every process has a GPU of its own.
+    Processes exchange nothing but sums and choices, on the CPU (gloo), and wait for the slowest one
+    however long it takes. Where each has a GPU, it is the one of its local rank.
 
     Example:
         >>> with torchrun() as shard:
@@ -29,10 +33,10 @@ def torchrun() -> Iterator[Shard]:
         yield Shard()
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpus = torch.cuda.device_count() > local
-    if on_gpus:
+    if torch.cuda.device_count() > local:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpus else "gloo")
+    # By default, whoever waits half an hour gives up: on images that take the others longer.
+    dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield current_shard()
     finally:
@@ -56,10 +60,10 @@ def summed(sums: ExactSums) -> ExactSums:
     return ExactSums.merged(ExactSums(part) for part in parts)
 
 
-def agreed(value: T) -> T:
-    """The first process's value, in all of them."""
-    if current_shard().of == 1:
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+def agreed(find: Callable[[], T]) -> T:
+    """What the first process finds, in all of them; the others wait."""
+    shard = current_shard()
+    found = [find() if shard.number == 0 else None]
+    if shard.of > 1:
+        dist.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]

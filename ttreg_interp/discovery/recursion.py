@@ -6,12 +6,11 @@ from typing import Any
 from ttreg_interp.discovery.calibrate import Ranking
 from ttreg_interp.discovery.distributed import agreed, current_shard, summed
 from ttreg_interp.discovery.exact import ExactSums
-from ttreg_interp.discovery.observe import Observer
 from ttreg_interp.discovery.progress import shown
-from ttreg_interp.discovery.scores import add_batch
+from ttreg_interp.discovery.scores import score_neurons
 from ttreg_interp.discovery.scoring import ScoringRun
 from ttreg_interp.discovery.search import search
-from ttreg_interp.discovery.survey import Detection, detect, survey_norms
+from ttreg_interp.discovery.survey import Detection, detect
 from ttreg_interp.interventions.neuron_set import NeuronSet
 from ttreg_interp.interventions.registers import TestTimeRegister
 
@@ -49,7 +48,7 @@ def search_again(run: ScoringRun, found: NeuronSet) -> list[Recursion]:
     results: list[Recursion] = []
     for _ in range(run.config.recursions if len(found) else 0):
         with run.model.intervened(TestTimeRegister(found)):
-            detection = _surveyed(run)
+            detection = detect(run.model, agreed(run.survey), run.config)
             sums = _scored(run, detection)
         n_images = sums.whole("images")
         if not n_images:
@@ -60,18 +59,7 @@ def search_again(run: ScoringRun, found: NeuronSet) -> list[Recursion]:
     return results
 
 
-def _surveyed(run: ScoringRun) -> Detection:
-    survey = survey_norms(
-        run.model, shown(run.sample(), "norms", run.progress), run.config.candidates or "patches"
-    )
-    return detect(run.model, agreed(survey), run.config)
-
-
 def _scored(run: ScoringRun, detection: Detection) -> ExactSums:
-    layers = run.layers(detection.detect_layer)
-    observer = Observer(run.model, detection, layers, run.config.sparsity)
-    sums, shard = ExactSums(), current_shard()
-    for number, batch in enumerate(shown(run.batches(), "scores", run.progress)):
-        if shard.takes(number):
-            add_batch(sums, observer, batch, run.config.seed)
-    return summed(sums)
+    own = run.batches(current_shard().takes)
+    batches = shown(own, "scores", run.progress)
+    return summed(score_neurons(run.observer(detection), batches, run.config.seed))

@@ -1,8 +1,7 @@
 """The scoring run: survey, then one pass over the images that stops and resumes anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from ttreg_interp.discovery.distributed import agreed, current_shard, summed
 from ttreg_interp.discovery.observe import Observer
 from ttreg_interp.discovery.progress import shown
 from ttreg_interp.discovery.scores import add_batch
-from ttreg_interp.discovery.stream import Batch, ImageStream, held_out
-from ttreg_interp.discovery.survey import detect, survey_norms
+from ttreg_interp.discovery.stream import Batch, ImageStream, Part
+from ttreg_interp.discovery.survey import Detection, NormSurvey, detect, survey_norms
 from ttreg_interp.hooked.load import weights_hash
 
 BATCHES_BETWEEN_SAVES = 16
+"""Of one process."""
 
 _CHOICES = (
     "candidates",
@@ -56,23 +56,22 @@ class ScoringRun:
         """The run of `find_register_neurons` with these arguments."""
         config = config.resolved()
         stream = ImageStream.for_model(model, images, config.batch_size, config.workers)
-        return cls(model, stream, config, weights_hash(model.source), stream.digest(), progress)
+        digest = agreed(stream.digest)
+        return cls(model, stream, config, weights_hash(model.source), digest, progress)
 
-    def batches(self) -> Iterator[Batch]:
-        """Batches of the images that are not held out."""
-        for batch in self.stream:
-            kept = batch.only(~held_out(batch.index, self.config.held_out))
-            if len(kept):
-                yield kept
+    def batches(self, takes: Callable[[int], bool]) -> Iterator[Batch]:
+        """Those batches of the images that are not held out whose number is taken."""
+        scored, _ = Part.split(self.config.held_out)
+        return self.stream.batches(scored, takes)
 
     def sample(self) -> Iterator[Batch]:
         """The first batches, of at least `survey_images` images together."""
         seen = 0
-        for batch in self.batches():
-            if seen >= self.config.survey_images:
-                return
+        for batch in self.batches(lambda number: True):
             seen += len(batch)
             yield batch
+            if seen >= self.config.survey_images:
+                return
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for sums to be added."""
@@ -96,12 +95,19 @@ class ScoringRun:
         last = detect_layer if self.config.last_layer is None else self.config.last_layer
         return range(min(1, detect_layer), max(last % self.model.cfg.n_layers, detect_layer) + 1)
 
-    def start(self, shard: Shard) -> RunState:
-        """Survey the first images and choose threshold and layer."""
-        candidates = self.config.candidates or "patches"
-        survey = agreed(
-            survey_norms(self.model, shown(self.sample(), "norms", self.progress), candidates)
-        )
+    def observer(self, detection: Detection) -> Observer:
+        """What runs a batch and reads what the scores are made of."""
+        layers = self.layers(detection.detect_layer)
+        return Observer(self.model, detection, layers, self.config.sparsity)
+
+    def survey(self) -> NormSurvey:
+        """Norms of the first images."""
+        batches = shown(self.sample(), "norms", self.progress)
+        return survey_norms(self.model, batches, self.config.candidates or "patches")
+
+    def start(self, shard: Shard, survey: NormSurvey | None = None) -> RunState:
+        """Choose threshold and layer, from that survey or a new one."""
+        survey = self.survey() if survey is None else survey
         detection = detect(self.model, survey, self.config)
         return RunState(self.fingerprint(), survey, detection, shard=shard)
 
@@ -109,14 +115,13 @@ class ScoringRun:
         """Score the batches that are left; saves now and then, and at the end."""
         if state.complete:
             return state
-        layers = self.layers(state.detection.detect_layer)
-        observer = Observer(self.model, state.detection, layers, self.config.sparsity)
-        left = islice(self.batches(), state.batches, None)
-        for batch in shown(left, "scores", self.progress):
-            if state.shard.takes(state.batches):
-                add_batch(state.sums, observer, batch, self.config.seed)
-            state.batches += 1
-            if checkpoint is not None and state.batches % BATCHES_BETWEEN_SAVES == 0:
+        done = state.batches
+        left = self.batches(lambda number: number >= done and state.shard.takes(number))
+        observer = self.observer(state.detection)
+        for unsaved, batch in enumerate(shown(left, "scores", self.progress), start=1):
+            add_batch(state.sums, observer, batch, self.config.seed)
+            state.batches = batch.number + 1
+            if checkpoint is not None and unsaved % BATCHES_BETWEEN_SAVES == 0:
                 state.save(checkpoint)
         state.complete = True
         if checkpoint is not None:
@@ -138,11 +143,11 @@ def score(run: ScoringRun, checkpoint: str | Path | None) -> RunState:
 def resumed(run: ScoringRun, shard: Shard, file: Path | None) -> RunState:
     """One shard's sums, taken up from its checkpoint where there is one."""
     state = load_or_none(file)
-    if state is None:
-        state = run.start(shard)
-    else:
+    if state is not None:
         state.check_same_run(run.fingerprint(), str(file)).check_shard(shard, str(file))
-    return run.go_on(state, file)
+    # Asked for in every process, as another one may not have saved anything when it was killed.
+    survey = agreed(run.survey if state is None else lambda: state.survey)
+    return run.go_on(state or run.start(shard, survey), file)
 
 
 def _own_file(checkpoint: str | Path | None, shard: Shard) -> Path | None:

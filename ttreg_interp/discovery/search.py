@@ -1,9 +1,8 @@
 """One search: from the sums of a scoring pass to the neurons taken."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttreg_interp.discovery.calibrate import (
@@ -16,7 +15,7 @@ from ttreg_interp.discovery.exact import ExactSums
 from ttreg_interp.discovery.progress import counted
 from ttreg_interp.discovery.scores import NeuronScores, read_scores
 from ttreg_interp.discovery.scoring import ScoringRun
-from ttreg_interp.discovery.stream import held_out
+from ttreg_interp.discovery.stream import WHOLE, Part
 from ttreg_interp.discovery.survey import Detection
 from ttreg_interp.discovery.trial import Trial
 from ttreg_interp.interventions.neuron_set import NeuronSet
@@ -74,21 +73,22 @@ def search(
 
 def with_held_out(run: ScoringRun, trial: Trial) -> tuple[Trial, tuple[str, ...]]:
     """A trial with the held-out images of a run, and what is to be said about them."""
-    share = run.config.held_out
-    held = trial.with_images(_collect(run, lambda index: held_out(index, share)))
+    _, held_out = Part.split(run.config.held_out)
+    held = trial.with_images(_collect(run, held_out))
     if held.outliers.sum() > 0:
         return held, ()
-    return trial.with_images(_collect(run, lambda index: index >= 0)), (
+    return trial.with_images(_collect(run, WHOLE)), (
         "No held-out image has outliers, so the number of neurons and the evidence rest on images "
         "that also gave the scores. Give more images.",
     )
 
 
-def _collect(run: ScoringRun, wanted: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    """Up to `MAX_HELD_OUT` images, in batches."""
-    chosen: list[Tensor] = []
-    for batch in run.stream:
-        chosen.append(batch.pixels[wanted(batch.index)])
-        if sum(map(len, chosen)) >= MAX_HELD_OUT:
-            break
-    yield from torch.cat(chosen)[:MAX_HELD_OUT].split(run.config.batch_size)
+def _collect(run: ScoringRun, part: Part) -> Iterator[Tensor]:
+    """The first `MAX_HELD_OUT` images of a part, in batches."""
+    left = MAX_HELD_OUT
+    for batch in run.stream.batches(part):
+        pixels = batch.pixels[:left]
+        left -= len(pixels)
+        yield pixels
+        if not left:
+            return

@@ -1,14 +1,16 @@
 """Images in, whatever they come as: numbered batches of pixels, the same on every pass."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttreg_interp.data.passes import ImageSet
 from ttreg_interp.errors import DataError
 
 
@@ -32,14 +34,58 @@ class Batch:
     pixels: Float[Tensor, "batch channel height width"]
     """The images, preprocessed."""
     index: Int[Tensor, " batch"]
-    """Number of each image in the whole set."""
+    """Place of each image in the whole set."""
+    number: int = 0
+    """Of this batch, among those of its part of the set."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def only(self, keep: Tensor) -> "Batch":
         """The images at which `keep` is true."""
-        return Batch(self.pixels[keep], self.index[keep])
+        return Batch(self.pixels[keep], self.index[keep], self.number)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a set that are told by their places alone: all, every n-th, or all but every n-th.
+
+    Example:
+        >>> scored, held_out = Part.split(0.25)
+        >>> [place for place in range(9) if held_out.holds(place)]
+        [3, 7]
+        >>> [scored.rank(place) for place in (0, 2, 4, 8)]
+        [0, 2, 3, 6]
+    """
+
+    period: int | None = None
+    """n; None: the part is the whole set, or where `nth` nothing."""
+    nth: bool = False
+    """Whether these are every n-th images, and not the others."""
+
+    @classmethod
+    def split(cls, share: float) -> "tuple[Part, Part]":
+        """What is left, and what is held out: every n-th image of the set, n = 1 / share."""
+        period = max(2, round(1 / share)) if share else None
+        return cls(period), cls(period, nth=True)
+
+    def holds(self, place: int) -> bool:
+        """Whether the image at that place of the set belongs here."""
+        every = self.period is not None and place % self.period == self.period - 1
+        return every == self.nth
+
+    def rank(self, place: int) -> int:
+        """How many images of this part lie before that place."""
+        before = 0 if self.period is None else place // self.period
+        return before if self.nth else place - before
+
+
+WHOLE = Part()
+"""All images of a set."""
+
+
+def _any(number: int) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -82,20 +128,68 @@ class ImageStream:
         return cls(images, model.preprocess, batch_size, workers, cfg.device, cfg.dtype)
 
     def __iter__(self) -> Iterator[Batch]:
-        start, size = 0, None
-        for item in self._items():
-            pixels = _pixels(item)
-            size = _same_size(pixels, size)
-            index = torch.arange(start, start + len(pixels))
-            start += len(pixels)
-            yield Batch(pixels.to(self.device, self.dtype), index)
+        return self.batches()
 
-    def _items(self) -> Iterable[Any]:
+    def batches(self, part: Part = WHOLE, takes: Callable[[int], bool] = _any) -> Iterator[Batch]:
+        """Batches of a part of the images; of those that are not taken, nothing is read.
+
+        Which images make up a batch follows from their places alone. So no batch depends on which
+        others are taken, and an image that cannot be read leaves a gap in its own. (Pixels that come
+        in batches keep these, and have to be gone through.)
+
+        Args:
+            part: which images.
+            takes: which batches, by number.
+        """
+        size: torch.Size | None = None
+        for batch in self._batches(part, takes):
+            size = _same_size(batch.pixels, size)
+            pixels = batch.pixels.to(self.device, self.dtype)
+            yield Batch(pixels, batch.index, batch.number)
+
+    def _batches(self, part: Part, takes: Callable[[int], bool]) -> Iterator[Batch]:
         if isinstance(self.images, Tensor):
-            return self.images.split(self.batch_size)
-        if isinstance(self.images, ImageSource):
-            return self.images.batches(self.preprocess, self.batch_size, self.workers)
-        return self.images
+            return self._of_tensor(self.images, part, takes)
+        if isinstance(self.images, ImageSet):
+            return self._of_set(self.images, part, takes)
+        return self._of_batches(part, takes)
+
+    def _of_tensor(
+        self, images: Tensor, part: Part, takes: Callable[[int], bool]
+    ) -> Iterator[Batch]:
+        places = torch.tensor([at for at in range(len(images)) if part.holds(at)], dtype=torch.long)
+        for number, index in enumerate(places.split(self.batch_size)):
+            if len(index) and takes(number):
+                yield Batch(_pixels(images[index]), index, number)
+
+    def _of_set(
+        self, images: ImageSet, part: Part, takes: Callable[[int], bool]
+    ) -> Iterator[Batch]:
+        def number_of(place: int) -> int:
+            return part.rank(place) // self.batch_size
+
+        def wanted(place: int) -> bool:
+            return part.holds(place) and takes(number_of(place))
+
+        reading = images.batches(self.preprocess, self.batch_size, self.workers, wanted)
+        for number, group in groupby(reading.images(), key=lambda image: number_of(image[0])):
+            places, _, pixels = zip(*group, strict=True)
+            for one in pixels:
+                _same_size(one[None], pixels[0].shape)
+            yield Batch(torch.stack(pixels), torch.tensor(places), number)
+
+    def _of_batches(self, part: Part, takes: Callable[[int], bool]) -> Iterator[Batch]:
+        start = 0
+        given = self.images
+        if isinstance(given, ImageSource):
+            given = given.batches(self.preprocess, self.batch_size, self.workers)
+        for number, item in enumerate(given):
+            pixels = _pixels(item)
+            places = range(start, start + len(pixels))
+            start = places.stop
+            keep = torch.tensor([part.holds(place) for place in places])
+            if takes(number) and keep.any():
+                yield Batch(pixels, torch.tensor(places), number).only(keep)
 
     def digest(self) -> str | None:
         """What identifies the images; None for an iterable, which could be anything."""
@@ -132,7 +226,5 @@ def _same_size(pixels: Tensor, size: torch.Size | None) -> torch.Size:
 
 def held_out(index: Int[Tensor, " batch"], share: float) -> Tensor:
     """Which images are kept back from scoring: every n-th of the whole set, n = 1 / share."""
-    if share == 0:
-        return torch.zeros_like(index, dtype=torch.bool)
-    period = max(2, round(1 / share))
-    return index % period == period - 1
+    _, out = Part.split(share)
+    return torch.tensor([out.holds(place) for place in index.tolist()], dtype=torch.bool)

@@ -70,7 +70,10 @@ def survey_norms(model: Any, batches: Iterable[Batch], candidates: str = "patche
         norms, layout = residual_norms(model, batch.pixels)
         _add_norms(sums, norms[..., candidate_rows(layout, candidates)])
     if not sums.sums:
-        raise DataError("Found no images. Give at least two, better 50 or more.")
+        raise DataError(
+            "Found no images. Give at least two, better 50 or more. (The log names files that cannot "
+            "be read.)"
+        )
     n_images = sums.whole("images")
     return NormSurvey(
         counts=sums.sums["counts"],
