@@ -68,8 +68,29 @@ def test_a_cache_holds_what_was_asked_for(model):
     assert cache.layout == model.layout(PIXELS.shape)
     output, everything = model.run_with_cache(PIXELS[:1], remove_batch_dim=True)
     assert everything["pattern", 1].shape == (2, model.layout().n_tokens, model.layout().n_tokens)
-    assert set(everything.keys()) == set(model.hook_dict)
+    results = {name for name in model.hook_dict if name.endswith("hook_result")}
+    assert set(everything.keys()) == set(model.hook_dict) - results
     assert isinstance(model.run_with_cache(PIXELS, return_cache_object=False)[1], dict)
+
+
+def test_what_single_heads_write_is_computed_when_it_is_asked_for(model):
+    _, everything = model.run_with_cache(PIXELS)
+    _, asked = model.run_with_cache(PIXELS, names_filter=lambda name: "hook_result" in name)
+    for layer in range(2):
+        everything.compute_head_results()
+        torch.testing.assert_close(everything["result", layer], asked["result", layer])
+
+
+def test_taking_hooks_away_spares_permanent_ones_and_outer_contexts(model):
+    point = model.blocks[0].mlp.hook_post
+    point.add_perma_hook(lambda post, hook: None)
+    with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda post, hook: None)]):
+        model.run_with_cache(PIXELS)
+        assert len(point.fwd_hooks) == 2
+    assert len(point.fwd_hooks) == 1
+    assert [name for name, point in model.hook_dict.items() if point.has_hooks()] == [point.name]
+    model.reset_hooks(including_permanent=True)
+    assert not point.has_hooks()
 
 
 def test_stopping_early_gives_the_residual_before_that_block(model):

@@ -3,15 +3,20 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import NamesFilter
 
 from ttreg_interp.errors import LayoutError
 from ttreg_interp.hooked.cache import ViTActivationCache
 from ttreg_interp.hooked.intervened import SupportsHooks, intervened
 from ttreg_interp.hooked.weights import WeightStacks
+
+
+def _all_but_results(name: str) -> bool:
+    return not name.endswith("hook_result")
 
 
 class HookedModel(WeightStacks, HookedRootModule):
@@ -80,9 +85,21 @@ class HookedModel(WeightStacks, HookedRootModule):
             )
         return span
 
+    def remove_all_hook_fns(
+        self,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Take hooks away, from those hook points that have some."""
+        for point in self.hook_points():
+            if point.fwd_hooks or point.bwd_hooks:  # removing from all costs as much as hooking all
+                point.remove_hooks(direction, including_permanent, level)
+
     def run_with_cache(
         self,
         *model_args: Any,
+        names_filter: NamesFilter = None,
         return_cache_object: bool = True,
         remove_batch_dim: bool = False,
         **kwargs: Any,
@@ -91,7 +108,12 @@ class HookedModel(WeightStacks, HookedRootModule):
 
         Arguments are those of `HookedRootModule.run_with_cache`; those of `forward` go to the
         forward. The cache's `layout` tells its token rows, test-time registers included.
+
+        Without a `names_filter` everything is cached but `hook_result`: what single heads write is
+        `hook_z` times `W_O`, in as many numbers as there are heads for every one of the residual
+        stream. The cache computes it when its methods need it; asked for by name, it is cached.
         """
+        wanted = _all_but_results if names_filter is None else names_filter
         first = min(self._span(kwargs.get("start_at_layer"), None).start, len(self.blocks) - 1)
         n_tokens: list[int] = []
         count = (
@@ -100,7 +122,7 @@ class HookedModel(WeightStacks, HookedRootModule):
         )
         with self.hooks(fwd_hooks=[count]):
             output, cache = super().run_with_cache(
-                *model_args, remove_batch_dim=remove_batch_dim, **kwargs
+                *model_args, names_filter=wanted, remove_batch_dim=remove_batch_dim, **kwargs
             )
         if not return_cache_object:
             return output, cache
