@@ -93,10 +93,11 @@ def test_nearest_neighbours_are_those_of_scikit_learn(seed, k, temperature):
     torch.testing.assert_close(probabilities, expected)
 
 
-def test_votes_do_not_depend_on_how_queries_are_chunked(monkeypatch):
+def test_votes_do_not_depend_on_how_queries_and_bank_are_chunked(monkeypatch):
     bank, queries = labelled(0), labelled(1).features
     whole = knn_votes(bank, queries)
-    monkeypatch.setattr("ttreg_interp.metrics.classification._CHUNK", 3 * len(bank))
+    monkeypatch.setattr("ttreg_interp.metrics.classification._AT_ONCE", 3)
+    monkeypatch.setattr("ttreg_interp.metrics.rows.PIECE", 4 * 5 * bank.features.shape[1])
     torch.testing.assert_close(knn_votes(bank, queries), whole)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from PIL import Image
@@ -17,7 +17,13 @@ from ttreg_interp.errors import DataError
 from ttreg_interp.evaluations.arms import Run
 from ttreg_interp.evaluations.base import Evaluation, Kept, Prepared, Scored
 from ttreg_interp.evaluations.features import dense
-from ttreg_interp.evaluations.folds import checked_or_crossed, folds, others, over_seeds
+from ttreg_interp.evaluations.folds import (
+    checked_or_crossed,
+    folds,
+    others,
+    over_seeds,
+    probe_device,
+)
 from ttreg_interp.evaluations.geometry import fitted
 from ttreg_interp.evaluations.maps import listed
 from ttreg_interp.evaluations.records import Records
@@ -32,18 +38,25 @@ from ttreg_interp.metrics.dense_probes import (
 from ttreg_interp.metrics.segmentation import MeanIoU, Overlap
 from ttreg_interp.metrics.set_scores import Mean, MeanOfRuns
 
-IGNORE = 255
+IGNORE = -1
 """The id of pixels without a class, as the probes take it."""
+StoredAs: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class OfPatches(Evaluation):
-    """A protocol on the frozen patch features of whole images, squeezed to the model's size."""
+    """A protocol on the frozen patch features of whole images, squeezed to the model's size.
+
+    Features lie on disk and are read a minibatch at a time. An image without a labelled pixel is left
+    out and counted.
+    """
 
     probe: DenseProbe = DenseProbe()
     """How the linear head is trained, and its seeds."""
     folds: int = 4
     """Parts of cross-validation, where there is no training set."""
+    stored_as: StoredAs = "float32"
+    """The dtype of features on disk; 16 bits halve the file."""
 
     def check(self, runs: Sequence[Run], data: Mapping[str, Annotated[Any]]) -> None:
         """See Evaluation."""
@@ -56,32 +69,46 @@ class OfPatches(Evaluation):
     def measure(self, run: Run, pixels: Tensor, targets: list[Any], context: Any) -> Kept:
         """See Evaluation."""
         features = dense(run.model, run.intervention, pixels)
-        return {"features": features.float(), "target": torch.stack(targets)}
+        target = torch.stack(targets)
+        return {
+            "features": features.to(getattr(torch, self.stored_as)),
+            "target": target,
+            "usable": self._labelled(target).flatten(1).any(dim=1),
+            "highest": target.flatten(1).amax(dim=1),
+        }
 
     def score(
         self, records: Mapping[str, Records], arm: Run, data: Mapping[str, Annotated]
     ) -> Scored:
         """See Evaluation."""
-        sets = {split: _patches(one, arm.name) for split, one in records.items()}
+        sets = {split: _patches(one, arm) for split, one in records.items()}
+        highest = max(int(one.column(arm.name, "highest").max()) for one in records.values())
+        outputs = self._outputs(data["test"], highest)
         test = sets["test"]
         if "train" in sets:
-            return self._told([self._fit(sets["train"], test, data)], None)
-        n_images = len(test.features)
-        parts = folds(n_images, self.folds)
-        fits = [
-            self._fit(_some(test, others(part, n_images)), _some(test, part), data)
-            for part in parts
-        ]
-        return self._told(fits, torch.cat(parts).argsort())
+            found = self._told([self._fit(sets["train"], test, outputs)], None)
+        else:
+            n_images = len(test.target)
+            parts = folds(n_images, self.folds)
+            fits = [self._fit(test[others(part, n_images)], test[part], outputs) for part in parts]
+            found = self._told(fits, torch.cat(parts).argsort())
+        without = {s: len(one.images()) - len(sets[s].target) for s, one in records.items()}
+        return Scored(found.scores, {**found.details, "images without a labelled pixel": without})
 
     @abstractmethod
     def _target(self, target: Any, size: tuple[int, int]) -> Tensor:
         """The annotation at the model's size."""
 
     @abstractmethod
-    def _fit(
-        self, train: LabelledPatches, test: LabelledPatches, data: Mapping[str, Annotated]
-    ) -> Any:
+    def _labelled(self, target: Tensor) -> Tensor:
+        """Which pixels hold something to learn."""
+
+    @abstractmethod
+    def _outputs(self, test: Annotated[Any], highest: int) -> int:
+        """Width of the linear layer, given the highest target of all images."""
+
+    @abstractmethod
+    def _fit(self, train: LabelledPatches, test: LabelledPatches, outputs: int) -> Any:
         """Fit on some images, look at others."""
 
     @abstractmethod
@@ -89,12 +116,13 @@ class OfPatches(Evaluation):
         """The score of all test images, in order."""
 
 
-def _patches(records: Records, arm: str) -> LabelledPatches:
-    return LabelledPatches(records.column(arm, "features"), records.column(arm, "target"))
-
-
-def _some(patches: LabelledPatches, images: Tensor) -> LabelledPatches:
-    return LabelledPatches(patches.features[images], patches.target[images])
+def _patches(records: Records, arm: Run) -> LabelledPatches:
+    device = probe_device(arm.model)
+    columns = (records.rows(arm.name, name, device) for name in ("features", "target"))
+    usable = records.column(arm.name, "usable").nonzero()[:, 0]
+    if not len(usable):
+        raise DataError(f"No image of the {records.split} set has a labelled pixel.")
+    return LabelledPatches(*columns)[usable]
 
 
 @dataclass(frozen=True)
@@ -117,19 +145,18 @@ class SegmentationProbe(OfPatches):
         kept = ids != target.ignore
         if self.foreground:
             ids = torch.where(kept, listed(ids, self.foreground).long(), ids)
-        if (ids[kept] >= IGNORE).any():
-            raise DataError(
-                f"Class {int(ids[kept].max())}: a segmentation probe takes up to {IGNORE}."
-            )
         return torch.where(kept, ids, IGNORE).to(torch.int16)
 
+    def _labelled(self, target: Tensor) -> Tensor:
+        return target != IGNORE
+
+    def _outputs(self, test: Annotated[Any], highest: int) -> int:
+        return 2 if self.foreground else max(len(test.classes), highest + 1)
+
     def _fit(
-        self, train: LabelledPatches, test: LabelledPatches, data: Mapping[str, Annotated]
+        self, train: LabelledPatches, test: LabelledPatches, outputs: int
     ) -> tuple[Overlap, ...]:
-        targets = [part.target[part.target != IGNORE] for part in (train, test)]
-        seen = max(int(target.max()) for target in targets) + 1
-        classes = 2 if self.foreground else max(len(data["test"].classes), seen)
-        return segmentation_probe(train, test, classes, self.probe, IGNORE).overlaps
+        return segmentation_probe(train, test, outputs, self.probe, IGNORE).overlaps
 
     def _told(self, fits: list[tuple[Overlap, ...]], order: Tensor | None) -> Scored:
         runs = []
@@ -172,10 +199,15 @@ class DepthProbe(OfPatches):
             metres[~inside] = 0
         return nearest(metres, size)
 
-    def _fit(
-        self, train: LabelledPatches, test: LabelledPatches, data: Mapping[str, Annotated]
-    ) -> Tensor:
-        return depth_probe(train, test, DepthHead(self.kind), self.probe).rmse_per_image
+    def _labelled(self, target: Tensor) -> Tensor:
+        return DepthHead(self.kind).holds_depth(target)
+
+    def _outputs(self, test: Annotated[Any], highest: int) -> int:
+        return DepthHead(self.kind).outputs
+
+    def _fit(self, train: LabelledPatches, test: LabelledPatches, outputs: int) -> Tensor:
+        head = DepthHead(self.kind)
+        return depth_probe(train, test, head, self.probe).rmse_per_image.cpu()
 
     def _told(self, fits: list[Tensor], order: Tensor | None) -> Scored:
         errors = torch.cat(fits, dim=1)

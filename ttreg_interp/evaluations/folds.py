@@ -1,4 +1,4 @@
-"""Training and test images where a set brings no training images of its own: cross-validation."""
+"""What probes share: cross-validation where a set brings no training images, seeds, device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ttreg_interp.data.annotated import Annotated
 from ttreg_interp.errors import DataError
+from ttreg_interp.hooked import HookedViT
 from ttreg_interp.metrics.intervals import Interval
 
 
@@ -26,6 +27,12 @@ def checked_or_crossed(data: Mapping[str, Annotated[Any]]) -> dict[str, Annotate
             f"{data['test'].kind.__name__}."
         )
     return {split: images for split, images in data.items() if split == "test"}
+
+
+def probe_device(model: HookedViT) -> torch.device:
+    """Where a probe of a model's features is trained: its GPU if it is CUDA's, which knows float64."""
+    device = torch.device(model.cfg.device or "cpu")
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def folds(n_images: int, k: int, seed: int = 0) -> list[Int[Tensor, " _"]]:

@@ -14,7 +14,13 @@ from ttreg_interp.evaluations.arms import Run
 from ttreg_interp.evaluations.base import Evaluation, Kept, Prepared, Scored
 from ttreg_interp.evaluations.classification import preprocessed
 from ttreg_interp.evaluations.features import Token, image_vectors
-from ttreg_interp.evaluations.folds import checked_or_crossed, folds, others, over_seeds
+from ttreg_interp.evaluations.folds import (
+    checked_or_crossed,
+    folds,
+    others,
+    over_seeds,
+    probe_device,
+)
 from ttreg_interp.evaluations.records import Records
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.metrics.classification import Labelled, knn_votes, topk_correct
@@ -50,7 +56,7 @@ class OfFeatures(Evaluation):
         self, records: Mapping[str, Records], arm: Run, data: Mapping[str, Annotated]
     ) -> Scored:
         """See Evaluation."""
-        sets = {split: _labelled(one, arm.name) for split, one in records.items()}
+        sets = {split: _labelled(one, arm) for split, one in records.items()}
         test = sets["test"]
         if "train" in sets:
             return self._told([self._fit(sets["train"], test)], None)
@@ -73,8 +79,9 @@ class OfFeatures(Evaluation):
         """'correct' [seed, image] of the test images, and what else is to be told."""
 
 
-def _labelled(records: Records, arm: str) -> Labelled:
-    return Labelled(records.column(arm, "features"), records.column(arm, "label"))
+def _labelled(records: Records, arm: Run) -> Labelled:
+    features = records.rows(arm.name, "features", probe_device(arm.model))
+    return Labelled(features, records.column(arm.name, "label"))
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class NearestNeighbours(OfFeatures):
     """Smaller lets the nearest decide."""
 
     def _fit(self, train: Labelled, test: Labelled) -> dict[str, Any]:
-        votes = knn_votes(train, test.features, self.k, self.temperature)
+        votes = knn_votes(train, test.features, self.k, self.temperature).cpu()
         missing = test.labels >= votes.shape[1]  # classes that the bank lacks
         labels = torch.where(missing, 0, test.labels)
         return {"correct": (topk_correct(votes, labels) & ~missing)[None]}

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ttreg_interp.errors import ArtifactError
+from ttreg_interp.evaluations.stored import Stored, find
 
 SCHEMA = "evaluation-records/1"
 
@@ -54,8 +55,25 @@ class Records:
         parts = [self._part(chunk, f"{run}/{name}") for chunk in self.chunks]
         parts = [part for part in parts if part is not None]
         if not parts:
-            raise ArtifactError(f"{self.folder}: no image of the {self.split} set was recorded.")
+            raise self._nothing()
         return torch.cat(parts)
+
+    def rows(self, run: str, name: str, device: torch.device | str = "cpu") -> Stored:
+        """The same without reading it: for what need not fit into memory.
+
+        Args:
+            run: of which arm or draw.
+            name: of the record.
+            device: where rows go when they are read.
+
+        Raises:
+            ArtifactError: as `column`.
+        """
+        files = map(self._file, self.chunks)
+        places = [find(file, f"{run}/{name}") for file in files if header(file)["images"]]
+        if not places:
+            raise self._nothing()
+        return Stored(places, device)
 
     def images(self) -> list[int]:
         """Places in the set of the images that could be read."""
@@ -64,6 +82,9 @@ class Records:
     def faults(self) -> list[str]:
         """What was wrong with the others."""
         return [fault for chunk in self.chunks for fault in header(self._file(chunk))["faults"]]
+
+    def _nothing(self) -> ArtifactError:
+        return ArtifactError(f"{self.folder}: no image of the {self.split} set was recorded.")
 
     def _file(self, chunk: Chunk) -> Path:
         return file_of(self.folder, chunk)

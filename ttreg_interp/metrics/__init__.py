@@ -23,4 +23,5 @@
 | `set_scores` | scores of a set of images that are no means over them |
 | `segmentation` | mIoU, pixel accuracy, binarised attention maps |
 | `dense_probes` | segmentation and depth from frozen patch features |
+| `rows` | tables of one row an image, in memory or on disk, for the probes |
 """

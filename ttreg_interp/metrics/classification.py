@@ -14,22 +14,24 @@ from torch.nn.functional import normalize
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics._values import check_classes, check_finite
+from ttreg_interp.metrics.rows import Rows, chosen, pieces
 
-_CHUNK = 2**26
-"""Similarities held at once by the nearest neighbours: 512 MB in float64."""
+_AT_ONCE = 1024
+"""Images whose nearest neighbours are looked for together."""
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """Frozen features of images with their classes."""
 
-    features: Float[Tensor, "batch d_model"]
-    """One vector per image."""
+    features: Float[Tensor, "batch d_model"] | Rows
+    """One vector per image; in memory, or on disk."""
     labels: Int[Tensor, " _"]
     """Class of each image, counted from 0; as many as features."""
 
     def __post_init__(self) -> None:
-        check_finite(self.features, "features")
+        if isinstance(self.features, Tensor):
+            check_finite(self.features, "features")
         if len(self.features) != len(self.labels):
             raise DataError(
                 f"Found {len(self.features)} features and {len(self.labels)} labels; "
@@ -47,7 +49,7 @@ class Labelled:
         return len(self.labels)
 
     def __getitem__(self, images: Int[Tensor, " batch"]) -> "Labelled":
-        return Labelled(self.features[images], self.labels[images])
+        return Labelled(chosen(self.features, images), self.labels[images])
 
 
 def topk_correct(
@@ -144,7 +146,7 @@ def zero_shot_logits(
 
 def knn_votes(
     bank: Labelled,
-    queries: Float[Tensor, "batch d_model"],
+    queries: Float[Tensor, "batch d_model"] | Rows,
     k: int = 20,
     temperature: float = 0.07,
 ) -> Float[Tensor, "batch class"]:
@@ -172,18 +174,32 @@ def knn_votes(
         >>> knn_votes(bank, torch.tensor([[2.0, 1.0]]), k=1).argmax(dim=1).tolist()
         [0]
     """
-    check_finite(queries, "queries")
+    if isinstance(queries, Tensor):
+        check_finite(queries, "queries")
     if not 1 <= k <= len(bank):
         raise DataError(f"k lies in 1 .. {len(bank)} (the images of the bank); found {k}.")
     if temperature <= 0:
         raise DataError(f"The temperature is positive; found {temperature}.")
-    stored = normalize(bank.features.double(), dim=1)
     votes = []
-    for chunk in queries.split(max(1, _CHUNK // len(bank))):
-        nearest = (normalize(chunk.double(), dim=1) @ stored.T).topk(k, dim=1)
-        labels = bank.labels[nearest.indices].long()
-        empty = stored.new_zeros(len(chunk), bank.classes)
+    for places in torch.arange(len(queries)).split(_AT_ONCE):
+        values, indices = _nearest(bank, normalize(queries[places].double(), dim=1), k)
+        labels = bank.labels.to(indices.device)[indices].long()
+        empty = values.new_zeros(len(places), bank.classes)
         # relative to the nearest, which a small temperature would otherwise send to infinity
-        closeness = nearest.values - nearest.values[:, :1]
+        closeness = values - values[:, :1]
         votes.append(empty.scatter_add(1, labels, (closeness / temperature).exp()))
     return torch.cat(votes)
+
+
+def _nearest(bank: Labelled, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosine and place of the k nearest images of the bank, [query, k]; the bank piece by piece."""
+    values, indices = queries.new_zeros(len(queries), 0), None
+    for places in pieces(bank.features):
+        piece = normalize(bank.features[places].double(), dim=1)
+        there = places.to(queries.device).expand(len(queries), -1)
+        values = torch.cat([values, queries @ piece.T], dim=1)
+        indices = there if indices is None else torch.cat([indices, there], dim=1)
+        values, best = values.topk(min(k, values.shape[1]), dim=1)
+        indices = indices.gather(1, best)
+    assert indices is not None  # a bank holds an image or more
+    return values, indices

@@ -3,11 +3,14 @@
 One linear layer on every patch, its output enlarged bilinearly to the pixels. They follow the
 linear heads of DINOv2 (arXiv 2304.07193, section 7.4) on given features, so without image
 augmentation or sliding windows, and depth without the gradient loss: arms compare with each other,
-not with published figures.
+not with published figures. Features are read a minibatch at a time, so that memory does not grow with
+the images.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Literal
 
 import torch
@@ -18,6 +21,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics._values import check_classes, check_finite
 from ttreg_interp.metrics.intervals import Interval, mean_interval
+from ttreg_interp.metrics.rows import Rows, chosen, moments, pieces
 from ttreg_interp.metrics.segmentation import Overlap, mean_miou, overlap
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -28,14 +32,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class LabelledPatches:
     """Frozen features of the patches of images, with what is to be read out at each pixel."""
 
-    features: Float[Tensor, "batch height width d_model"]
+    features: Float[Tensor, "batch height width d_model"] | Rows
     """On the patch grid; put [CLS] alongside each patch if the head shall see it."""
-    target: Int[Tensor, "_ rows columns"] | Float[Tensor, "_ rows columns"]
+    target: Int[Tensor, "_ rows columns"] | Float[Tensor, "_ rows columns"] | Rows
     """Class, or depth in metres, of each pixel; as many images as features."""
 
     def __post_init__(self) -> None:
-        check_finite(self.features, "features")
-        check_finite(self.target, "target")
+        for table, name in ((self.features, "features"), (self.target, "target")):
+            if isinstance(table, Tensor):
+                check_finite(table, name)
         if len(self.features) != len(self.target):
             raise DataError(
                 f"Found features of {len(self.features)} images and targets of {len(self.target)}; "
@@ -44,7 +49,11 @@ class LabelledPatches:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Features and targets of so many images at a time, in order."""
-        yield from zip(self.features.split(size), self.target.split(size), strict=True)
+        for places in torch.arange(len(self.target)).split(size):
+            yield self.features[places], self.target[places]
+
+    def __getitem__(self, images: Int[Tensor, " batch"]) -> "LabelledPatches":
+        return LabelledPatches(chosen(self.features, images), chosen(self.target, images))
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,9 @@ def segmentation_probe(
         >>> segmentation_probe(data, data, 2, DenseProbe(learning_rate=0.1, seeds=(0,))).per_seed
         (1.0,)
     """
-    check_classes(train.target[train.target != ignore], classes, "training target")
+    for places in pieces(train.target):
+        ids = train.target[places]
+        check_classes(ids[ids != ignore], classes, "training target")
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(_enlarge(output, target), target.long(), ignore_index=ignore)
@@ -190,7 +201,7 @@ def segmentation_probe(
             overlap(_enlarge(predict(features), target).argmax(dim=1), target, classes, ignore)
             for features, target in test.batches(probe.batch_size)
         ]
-        runs.append(sum(parts[1:], start=parts[0]))
+        runs.append(reduce(add, parts))
     return SegmentationResult(tuple(runs), probe)
 
 
@@ -238,12 +249,13 @@ def depth_probe(
         return (ratios.var() + 0.15 * ratios.mean().square()).sqrt()
 
     for name, data in (("training", train), ("test", test)):
-        if (empty := ~head.holds_depth(data.target).flatten(1).any(dim=1)).any():
-            image = int(empty.nonzero()[0])
-            raise DataError(
-                f"No pixel of {name} image {image} holds a depth in "
-                f"({head.min_depth}, {head.max_depth}] m; leave the image out."
-            )
+        for places in pieces(data.target):
+            empty = ~head.holds_depth(data.target[places]).flatten(1).any(dim=1)
+            if empty.any():
+                raise DataError(
+                    f"No pixel of {name} image {int(places[empty.nonzero()[0]])} holds a depth in "
+                    f"({head.min_depth}, {head.max_depth}] m; leave the image out."
+                )
     runs = []
     for seed in probe.seeds:
         predict = _train(train, head.outputs, loss, probe, seed)
@@ -258,9 +270,7 @@ def _train(
     """A trained map from features [batch, height, width, d_model] to [batch, output, height, width]."""
     features = train.features
     generator = torch.Generator().manual_seed(seed)
-    flat = features.flatten(end_dim=-2).double()
-    spread, centre = torch.std_mean(flat, dim=0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0)
+    spread, centre = moments(features)
     start = 0.01 * torch.randn(outputs, features.shape[-1], generator=generator)
     weight = start.to(features.device).requires_grad_()
     bias = torch.zeros(outputs, device=features.device, requires_grad=True)
@@ -275,7 +285,7 @@ def _train(
     steps = probe.epochs * -(-len(features) // probe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
     for _ in range(probe.epochs):
-        order = torch.randperm(len(features), generator=generator).to(features.device)
+        order = torch.randperm(len(features), generator=generator)
         for images in order.split(probe.batch_size):
             optimiser.zero_grad()
             loss(predict(features[images]), train.target[images]).backward()
@@ -283,6 +293,11 @@ def _train(
             schedule.step()
     weight.requires_grad_(False)
     bias.requires_grad_(False)
+    if not torch.isfinite(weight).all():
+        raise DataError(
+            f"The probe of seed {seed} diverged: its weights hold NaN or inf. Lower the learning rate "
+            f"{probe.learning_rate}, or look for batches with hardly a labelled pixel."
+        )
     return predict
 
 

@@ -2,21 +2,28 @@
 
 The test images choose nothing: each seed holds out its own part of the training images, picks the
 grid value that classifies these best, fits that value again on all training images, and only then
-looks at the test images.
+looks at the test images. Features are read a piece or a minibatch at a time, so that memory does not
+grow with the images.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from math import cos, pi
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ttreg_interp.errors import DataError
 from ttreg_interp.metrics.classification import Labelled, topk_correct
 from ttreg_interp.metrics.intervals import Interval, mean_interval
+from ttreg_interp.metrics.rows import Mapped, Table, at_hand, moments, pieces
+
+Standardised: TypeAlias = tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]
+"""Spread and centre of every dimension."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class LogisticProbe(Probe):
     """Multinomial logistic regression by L-BFGS; the grid holds L2 penalties.
 
     It minimises mean cross-entropy + penalty/2 ||W||_F^2, biases unpenalised; scikit-learn's
-    `C` is 1 / (penalty * images).
+    `C` is 1 / (penalty * images). Loss and gradient add up over pieces of the images.
     """
 
     grid: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -65,7 +72,7 @@ class LogisticProbe(Probe):
         self, train: Labelled, classes: int, grid: tuple[float, ...], seed: int
     ) -> Float[Tensor, "value d_model class"]:
         """See `Probe.fit`; convex, so the seed has no part in it."""
-        weight = train.features.new_zeros(train.features.shape[1], classes, requires_grad=True)
+        weight = _zeros(train.features, train.features.shape[1], classes).requires_grad_()
         return torch.stack([self._descend(weight, train, penalty) for penalty in grid])
 
     def _descend(
@@ -78,10 +85,15 @@ class LogisticProbe(Probe):
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            fit = cross_entropy(train.features @ weight, train.labels.long())
-            value = fit + penalty / 2 * weight[:-1].square().sum()
-            value.backward()
-            return value
+            total = penalty / 2 * weight[:-1].square().sum()
+            total.backward()
+            for places in pieces(train.features):
+                logits = train.features[places] @ weight
+                fit = cross_entropy(logits, train.labels[places].long())
+                fit = fit * (len(places) / len(train))
+                fit.backward()
+                total = total + fit
+            return total.detach()
 
         optimiser.step(loss)
         return weight.detach().clone()
@@ -110,15 +122,16 @@ class SGDProbe(Probe):
         """See `Probe.fit`; starts at zero, the seed orders the batches."""
         generator = torch.Generator().manual_seed(seed)
         batch_size = min(self.batch_size, len(train))
-        rates = train.features.new_tensor(grid)[:, None, None] * batch_size / 256
-        weight = train.features.new_zeros(len(grid), train.features.shape[1], classes)
+        weight = _zeros(train.features, len(grid), train.features.shape[1], classes)
+        rates = weight.new_tensor(grid)[:, None, None] * batch_size / 256
         velocity = torch.zeros_like(weight)
         steps = self.epochs * -(-len(train) // batch_size)
         step = 0
         for _ in range(self.epochs):
-            order = torch.randperm(len(train), generator=generator).to(train.labels.device)
+            order = torch.randperm(len(train), generator=generator)
             for images in order.split(batch_size):
-                gradient = _cross_entropy_gradient(weight, train[images])
+                features, labels = train.features[images], train.labels[images]
+                gradient = _cross_entropy_gradient(weight, features, labels)
                 velocity = self.momentum * velocity + gradient
                 weight = weight - rates * (1 + cos(pi * step / steps)) / 2 * velocity
                 step += 1
@@ -189,7 +202,8 @@ def linear_probe(train: Labelled, test: Labelled, probe: Probe) -> ProbeResult:
             "images, or a grid of a single value."
         )
     classes = max(train.classes, test.classes)
-    train, test = _prepared(train, train, probe), _prepared(test, train, probe)
+    moved = moments(train.features) if probe.standardise else None
+    train, test = _prepared(train, moved), _prepared(test, moved)
     runs = [_run(train, test, probe, classes, seed) for seed in probe.seeds]
     correct, chosen, accuracies = zip(*runs, strict=True)
     return ProbeResult(torch.stack(correct), chosen, torch.stack(accuracies), probe)
@@ -202,10 +216,11 @@ def _run(
     best = 0
     if len(probe.grid) > 1:
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(train), generator=generator).to(train.labels.device)
+        order = torch.randperm(len(train), generator=generator)
         cut = round(probe.held_out * len(train))
-        weights = probe.fit(train[order[cut:]], classes, probe.grid, seed)
-        rest = train[order[:cut]]
+        # in the order in which they lie on disk, which is many times as fast to read
+        rest, others = train[order[:cut].sort().values], train[order[cut:].sort().values]
+        weights = probe.fit(others, classes, probe.grid, seed)
         accuracies = torch.stack([_correct(rest, weight).double().mean() for weight in weights])
         best = int((accuracies == accuracies.max()).nonzero()[0])
     value = probe.grid[best]
@@ -214,23 +229,39 @@ def _run(
 
 
 def _correct(images: Labelled, weight: Float[Tensor, "d_model class"]) -> Bool[Tensor, " batch"]:
-    return topk_correct(images.features @ weight, images.labels)
+    parts = [
+        topk_correct(images.features[places] @ weight, images.labels[places])
+        for places in pieces(images.features)
+    ]
+    return torch.cat(parts).cpu()
 
 
-def _prepared(images: Labelled, train: Labelled, probe: Probe) -> Labelled:
+def _prepared(images: Labelled, moved: Standardised | None) -> Labelled:
     """Features in float32 or wider, standardised by the training images, with the constant 1 last."""
-    features = images.features.to(torch.promote_types(images.features.dtype, torch.float32))
-    if probe.standardise:
-        spread, centre = torch.std_mean(train.features.double(), dim=0, correction=0)
-        spread = torch.where(spread > 0, spread, 1.0)
+    features = Mapped(images.features, partial(_augmented, moved))
+    return Labelled(at_hand(features), images.labels.to(features.device))
+
+
+def _augmented(
+    moved: Standardised | None, features: Float[Tensor, "batch d_model"]
+) -> Float[Tensor, "batch augmented"]:
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if moved is not None:
+        spread, centre = moved
         features = ((features - centre) / spread).to(features.dtype)
-    return Labelled(torch.cat([features, features.new_ones(len(images), 1)], dim=1), images.labels)
+    return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+
+
+def _zeros(features: Table, *shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=features.dtype, device=features.device)
 
 
 def _cross_entropy_gradient(
-    weight: Float[Tensor, "value d_model class"], images: Labelled
+    weight: Float[Tensor, "value d_model class"],
+    features: Float[Tensor, "batch d_model"],
+    labels: Int[Tensor, " batch"],
 ) -> Float[Tensor, "value d_model class"]:
     """Of the mean cross-entropy: X^T (softmax(X W) - Y) / images, for each grid value."""
-    probabilities = (images.features @ weight).softmax(dim=-1)
-    truth = torch.zeros_like(probabilities[0]).scatter(1, images.labels[:, None].long(), 1.0)
-    return images.features.T @ (probabilities - truth) / len(images)
+    probabilities = (features @ weight).softmax(dim=-1)
+    truth = torch.zeros_like(probabilities[0]).scatter(1, labels[:, None].long(), 1.0)
+    return features.T @ (probabilities - truth) / len(features)
