@@ -95,6 +95,20 @@ def test_massive_activations_that_stay_have_no_step_down():
 
 
 @every_family
+@pytest.mark.parametrize("carriers", [(5,), (0, 5)], ids=["delimiter", "BOS and delimiter"])
+def test_massive_activations_of_delimiters_are_found_between_the_same_blocks(family, carriers):
+    made = planted_lm(family, carriers=carriers)
+    found = massive_activations(HookedLM.wrap(made.module), made.texts(4, 26))
+    assert found.dims == made.dims
+    assert (found.step_up, found.step_down) == (made.step_up, made.step_down)
+    for layer in range(made.step_up, made.step_down):
+        seen = {(entry.token, entry.where): entry for entry in found.at(layer)}
+        assert set(seen) == {(str(token), "later" if token else "first") for token in carriers}
+        assert seen["5", "later"].n_tokens == 2 * 4
+        assert abs(seen["5", "later"].value) == pytest.approx(made.value, rel=0.05)
+
+
+@every_family
 def test_a_register_takes_the_massive_activation_over(family):
     made, model, texts = planted(family)
     with model.intervened(TestTimeRegister(made.truth)):
@@ -289,6 +303,8 @@ def test_bad_input_is_told():
             measure(plain(), ids())
     with pytest.raises(UnsupportedModelError, match="the step-up block 0 to 4"):
         planted_lm("gpt2", step_up=5)
+    with pytest.raises(UnsupportedModelError, match="carriers are tokens 0 to 63"):
+        planted_lm("gpt2", carriers=(64,))
 
 
 def test_the_planted_model_is_there_by_name():

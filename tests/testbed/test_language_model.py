@@ -1,6 +1,7 @@
 """Bigram-Backcopy: its rules, the attention kernels, and the language model that is shipped."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from ttreg_interp.errors import DataError, UnsupportedModelError
 from ttreg_interp.hooked.language import HookedLM
 from ttreg_interp.testbed.language import SHIPPED, LanguageConfig, backcopy_lm, train, untrained
-from ttreg_interp.testbed.language_arms import arm_losses, sink_layer
+from ttreg_interp.testbed.language_arms import ArmMeasures, measure_arms, sink_layer
 from ttreg_interp.testbed.language_attention import PATTERNS, use_kernel
 from ttreg_interp.testbed.language_measures import measure
 from ttreg_interp.testbed.language_task import BackcopyTask
@@ -184,23 +185,47 @@ def test_the_shipped_model_is_what_its_history_says(shipped):
     assert found.loss_free == pytest.approx(last["loss_free"], abs=0.05)
 
 
-def test_histories_of_five_seeds_are_kept_as_they_came():
+def runs(**config) -> list[dict]:
     lines = (SHIPPED / "histories.jsonl").read_text().splitlines()
-    runs = [json.loads(line) for line in lines]
-    full = [run for run in runs if run["config"]["steps"] == 2500]
+    found = [json.loads(line) for line in lines]
+    return [run for run in found if config.items() <= run["config"].items()]
+
+
+def test_histories_of_five_seeds_are_kept_as_they_came():
+    full = runs(kernel="softmax", optimiser="adam", steps=2500)
     assert [run["config"]["seed"] for run in full] == [0, 1, 2, 3, 4]
     assert all(len(run["history"]) == 11 for run in full)
+    names = [field.name for field in fields(ArmMeasures)]
+    for run in full:
+        assert all(list(arm) == names for arm in run["arms"].values())
+        assert run["arms"]["intact"]["loss_free"] == pytest.approx(2.41, abs=0.01)
 
 
-def test_a_hooked_model_agrees_with_the_shipped_one_and_k_and_v_stand_in_for_its_sink(shipped):
-    ids = texts(LEARN, 64)
-    model = HookedLM.wrap(shipped)
+def test_a_hooked_model_agrees_with_the_shipped_one(shipped):
+    ids, model = texts(LEARN, 8), HookedLM.wrap(shipped)
     torch.testing.assert_close(model(ids), shipped(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
     assert sink_layer(model, ids) == 2
-    losses = arm_losses(shipped, LEARN, ids)
-    intact = losses["intact"][0]
-    assert losses["sink hidden"][0] > intact + 0.05
-    assert losses["sink hidden, k' and v'"][0] == pytest.approx(intact, abs=0.003)
-    assert losses["token of zeros, seen from the sink's layer"][1] == pytest.approx(
-        losses["intact"][1], abs=0.01
-    )
+
+
+def test_the_arms_of_the_shipped_model_are_those_of_its_history(shipped):
+    """k' and v' stand in for the sink; so does a register that the neurons are moved to, and no other."""
+    (kept,) = runs(kernel="softmax", optimiser="adam", steps=2500, seed=2)
+    found = measure_arms(shipped, LEARN, texts(LEARN, 64, seed=99))
+    assert list(found) == list(kept["arms"])
+    for name, arm in found.items():
+        assert arm.sink == pytest.approx(kept["arms"][name]["sink"], abs=0.05)
+        assert arm.norm_added == pytest.approx(kept["arms"][name]["norm_added"], abs=0.1)
+    rise = {name: arm.loss_free - found["intact"].loss_free for name, arm in found.items()}
+    assert rise["sink hidden"] > 0.05 and rise["sink hidden, register (random neurons)"] > 0.05
+    assert abs(rise["sink hidden, k' and v'"]) < 0.003 and rise["sink hidden, register"] < 0.01
+    moved = found["register, seen from the sink's layer"]
+    assert moved.sink_added > 0.6 > 0.3 > moved.sink and moved.norm < 1.2 < 1.5 < moved.norm_added
+    seen_at_once = found["token of zeros, seen from layer 0"].loss_certain
+    late = found["token of zeros, seen from the sink's layer"].loss_certain
+    assert seen_at_once > late + 0.01
+
+
+def test_a_model_without_an_outlier_has_no_registers_to_measure():
+    model = untrained(LanguageConfig(width=16, depth=2))
+    found = measure_arms(model, LEARN, texts(LEARN, 16))
+    assert "intact" in found and not any("neurons" in name for name in found)

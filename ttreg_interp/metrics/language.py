@@ -64,6 +64,11 @@ def text_tokens(model: Any, texts: Texts, length: int | None = None) -> TextToke
     return TextTokens(ids if model is None else ids.to(model.cfg.device), len(rows) - len(kept))
 
 
+def token_name(model: Any, token: int) -> str:
+    """A token's text, or its id where the model has no tokenizer."""
+    return str(token) if model.tokenizer is None else model.tokenizer.decode([token])
+
+
 @dataclass(frozen=True, eq=False)
 class LanguageLoss:
     """How well texts are predicted, in nats a token."""

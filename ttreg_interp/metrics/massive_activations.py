@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttreg_interp.metrics import norms
-from ttreg_interp.metrics.language import Texts, text_tokens
+from ttreg_interp.metrics.language import Texts, text_tokens, token_name
 
 Where = Literal["register", "first", "later"]
 
@@ -235,9 +235,7 @@ def _place(model: Any, ids: Tensor, position: int) -> tuple[Where, str]:
     """Where a row of the stream stands, and what token it is."""
     if position < 0:
         return "register", ""
-    token = int(ids[position])
-    text = str(token) if model.tokenizer is None else model.tokenizer.decode([token])
-    return "later" if position else "first", text
+    return "later" if position else "first", token_name(model, int(ids[position]))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ import torch
 
 from ttreg_interp.provenance import versions
 from ttreg_interp.testbed.language import LanguageConfig, train
-from ttreg_interp.testbed.language_arms import arm_losses
+from ttreg_interp.testbed.language_arms import measure_arms
 from ttreg_interp.testbed.language_task import BackcopyTask
 
 TEXTS, TEXT_SEED = 256, 99
@@ -26,7 +26,7 @@ TEXTS, TEXT_SEED = 256, 99
 def run(config: LanguageConfig) -> tuple[Any, dict[str, Any]]:
     """A trained model and its record: configuration, history, seconds, versions.
 
-    With plain softmax also the losses under `arm_losses`.
+    With plain softmax also what `measure_arms` says of the trained model.
     """
     start = time.process_time()
     model, history = train(config)
@@ -39,7 +39,8 @@ def run(config: LanguageConfig) -> tuple[Any, dict[str, Any]]:
     }
     if config.kernel == "softmax":
         ids = config.task.sample(TEXTS, torch.Generator().manual_seed(TEXT_SEED))
-        record["arms"] = arm_losses(model, config.task, ids)
+        arms = measure_arms(model, config.task, ids)
+        record["arms"] = {name: one.to_dict() for name, one in arms.items()}
     return model, record
 
 

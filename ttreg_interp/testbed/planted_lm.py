@@ -3,14 +3,17 @@ r"""Language models of random weights in which a massive activation and a sink a
 Three pairs of dimensions are kept free of everything that is random; the two of a pair hold opposite
 values, so that a LayerNorm's mean sees none of them:
 
-    flag      1 on the first token of the vocabulary (BOS), 0 on all others: the embedding
+    flag      1 on BOS, the first token of the vocabulary, 0 on all others: the embedding
     constant  1 on every token: the embedding
-    massive   value on BOS after block `step_up`, 0 again after the last block
+    massive   value on carriers after block `step_up`, 0 again after the last block
 
 In block `step_up` the register neurons read the flag and write the massive pair; in the last block
 one neuron reads it and takes it back. Between them all heads but the first of each layer have a query
-that reads the constant and a key that reads the massive pair: a sink at BOS, whose other content the
-norm has made small, values included.
+that reads the constant and a key that reads the massive pair: a sink at the carriers, whose other content
+the norm has made small, values included.
+
+Delimiters may carry it too, or instead (`carriers`). Their flag is loud, since a neuron reads it behind a
+norm, whose size their text decides.
 """
 
 from dataclasses import dataclass
@@ -31,6 +34,10 @@ FLAG, CONSTANT, MASSIVE = (-6, -5), (-4, -3), (-2, -1)
 """Dimensions of the pairs, from the end."""
 SHARES = (0.6, 0.4)
 """What each register neuron writes of the massive value."""
+SENTENCE = 12
+"""Tokens up to a delimiter."""
+_LOUD = 20.0
+"""Flag of carriers where delimiters are among them: it makes up most of their norm."""
 _DRIVE = 4.0
 """Input of a planted neuron where it fires, at a normed reading of one."""
 _LOGIT = 8.0
@@ -55,18 +62,29 @@ class PlantedLM:
     """Its value on the first of them; on the second the opposite."""
     sink_heads: dict[int, tuple[int, ...]]
     """Heads that are made to attend to BOS, by layer."""
+    carriers: tuple[int, ...] = (0,)
+    """Tokens that carry it: BOS, or delimiters."""
     bos: int = 0
-    """The token that carries it."""
+    """What every text begins with."""
 
     def texts(self, n: int = 16, length: int = 64, seed: int = 0) -> Int[Tensor, "text token"]:
-        """Texts that the model itself draws, BOS first: what it predicts best."""
+        """Texts that the model itself draws, BOS first: what it predicts best.
+
+        Delimiters that carry a massive activation are not drawn: one ends every `SENTENCE` tokens.
+        """
         model, generator = HookedLM.wrap(self.module), torch.Generator().manual_seed(seed)
         ids = torch.full((n, 1), self.bos)
+        delimiters = [token for token in self.carriers if token != self.bos]
         with torch.no_grad():
             while ids.shape[1] < length:
                 chances = model(ids)[:, -1].softmax(dim=-1)
-                chances[:, self.bos] = 0
-                ids = torch.cat((ids, torch.multinomial(chances, 1, generator=generator)), dim=1)
+                chances[:, [self.bos, *self.carriers]] = 0
+                drawn = torch.multinomial(chances, 1, generator=generator)
+                if delimiters and ids.shape[1] % SENTENCE == 0:
+                    drawn = torch.full_like(
+                        drawn, delimiters[ids.shape[1] // SENTENCE % len(delimiters)]
+                    )
+                ids = torch.cat((ids, drawn), dim=1)
         return ids
 
 
@@ -78,9 +96,12 @@ def planted_lm(
     step_up: int = 1,
     value: float = 4000.0,
     sinks: bool = True,
+    carriers: tuple[int, ...] = (0,),
     seed: int = 0,
 ) -> PlantedLM:
     """A random language model with a massive activation on BOS, and the sink that it makes.
+
+    On a delimiter the value varies by some percent: BOS sees nothing but itself, a delimiter its text.
 
     Args:
         family: one of FAMILIES.
@@ -89,25 +110,28 @@ def planted_lm(
         value: of it.
         sinks: whether heads are made to attend to it; without, massive activation and sink come
             apart.
+        carriers: tokens that carry it; 0 is BOS, others are delimiters.
         seed: of the random weights.
 
     Raises:
-        UnsupportedModelError: another family, or a step-up block that is the last.
+        UnsupportedModelError: another family, a step-up block that is the last, or no carriers.
 
     Example:
         >>> planted = planted_lm("gpt2")
         >>> planted.truth, planted.step_down
         ({1: (7, 70)}, 5)
     """
-    if family not in FAMILIES or not 0 <= step_up < n_layers - 1:
-        raise UnsupportedModelError(
-            f"family={family!r}, step_up={step_up}: the family is one of {', '.join(FAMILIES)}, the "
-            f"step-up block 0 to {n_layers - 2}."
-        )
     sizes: dict[str, Any] = {"d_model": 64, "vocabulary": 64, "n_ctx": 128, "seed": seed}
+    fits = carriers and set(carriers) <= set(range(sizes["vocabulary"]))
+    if family not in FAMILIES or not 0 <= step_up < n_layers - 1 or not fits:
+        raise UnsupportedModelError(
+            f"family={family!r}, step_up={step_up}, carriers={carriers}: the family is one of "
+            f"{', '.join(FAMILIES)}, the step-up block 0 to {n_layers - 2}, and carriers are tokens 0 to "
+            f"{sizes['vocabulary'] - 1}."
+        )
     module = random_lm(family, n_layers=n_layers, **sizes)
     views = [_BlockViews.of(family, module, layer) for layer in range(n_layers)]
-    _keep_free(module, views)
+    _keep_free(module, views, carriers)
     neurons, heads = (7, 70), (1, 2, 3)
     _plant_reader(views[step_up], neurons, FLAG)
     _plant_reader(views[-1], neurons[:1], MASSIVE)
@@ -116,8 +140,8 @@ def planted_lm(
         _plant_sink(views[layer], heads)
     model = HookedLM.wrap(module)
     for neuron, share in zip(neurons, SHARES, strict=True):
-        _write(model, views[step_up], step_up, neuron, share * value)
-    _write(model, views[-1], n_layers - 1, neurons[0], -value)
+        _write(model, views[step_up], step_up, neuron, share * value, carriers[0])
+    _write(model, views[-1], n_layers - 1, neurons[0], -value, carriers[0])
     return PlantedLM(
         module=module,
         truth={step_up: neurons},
@@ -126,6 +150,7 @@ def planted_lm(
         dims=(sizes["d_model"] + MASSIVE[0], sizes["d_model"] + MASSIVE[1]),
         value=value,
         sink_heads={layer: heads for layer in between} if sinks else {},
+        carriers=carriers,
     )
 
 
@@ -208,7 +233,7 @@ def _gpt_neox(module: Any, layer: int) -> _BlockViews:
     )
 
 
-def _keep_free(module: Any, views: list[_BlockViews]) -> None:
+def _keep_free(module: Any, views: list[_BlockViews], carriers: tuple[int, ...]) -> None:
     """The pairs: written by the embedding alone, read by nobody; gains of one, no biases."""
     reserved = [*FLAG, *CONSTANT, *MASSIVE]
     for block in views:
@@ -225,7 +250,8 @@ def _keep_free(module: Any, views: list[_BlockViews]) -> None:
     embedding = module.get_input_embeddings().weight
     embedding[:, reserved] = 0
     embedding[:, list(CONSTANT)] = torch.tensor([1.0, -1.0])
-    embedding[0, list(FLAG)] = torch.tensor([1.0, -1.0])
+    flag = 1.0 if carriers == (0,) else _LOUD
+    embedding[torch.tensor(carriers)[:, None], list(FLAG)] = torch.tensor([flag, -flag])
 
 
 def _plant_reader(block: _BlockViews, neurons: tuple[int, ...], pair: tuple[int, int]) -> None:
@@ -253,15 +279,16 @@ def _plant_sink(block: _BlockViews, heads: tuple[int, ...]) -> None:
             block.q[head, d_head - 1, list(CONSTANT)] = torch.tensor([_LOGIT / 2, -_LOGIT / 2])
 
 
-def _write(model: HookedLM, block: _BlockViews, layer: int, neuron: int, value: float) -> None:
-    """The neuron's output row, such that it adds `value` to the massive pair of BOS.
-
-    BOS sees nothing but itself, so that its activation is the same in every text.
+def _write(
+    model: HookedLM, block: _BlockViews, layer: int, neuron: int, value: float, carrier: int
+) -> None:
+    """The neuron's output row, such that it adds `value` to the massive pair of a carrier that begins
+    a text: there it sees nothing but itself, so that its activation is the same in every text.
     """
     seen: list[float] = []
     keep = (
         f"blocks.{layer}.mlp.hook_post",
         lambda post, hook: seen.append(float(post[0, 0, neuron])),
     )
-    model.run_with_hooks(torch.tensor([[0]]), fwd_hooks=[keep])
+    model.run_with_hooks(torch.tensor([[carrier]]), fwd_hooks=[keep])
     block.out[neuron, list(MASSIVE)] = torch.tensor([value, -value]) / seen[0]
