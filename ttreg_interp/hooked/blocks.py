@@ -59,8 +59,7 @@ class HookedNorm(nn.Module):
     @property
     def w(self) -> Tensor | None:
         """Gain, [d_model]."""
-        weight = self.norm.weight
-        return weight + 1 if type(self.norm).__name__ in _GAINS_FROM_ONE else weight
+        return _gain(self.norm)
 
     @property
     def b(self) -> Tensor | None:
@@ -82,8 +81,12 @@ class HookedNorm(nn.Module):
         return normalized if self.b is None else normalized + self.b
 
 
-_GAINS_FROM_ONE = ("GemmaRMSNorm",)
+_GAINS_FROM_ONE = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 """Norms whose stored weight is the gain minus one."""
+
+
+def _gain(norm: Any) -> Tensor | None:
+    return norm.weight + 1 if type(norm).__name__ in _GAINS_FROM_ONE else norm.weight
 
 
 def _is_rms_norm(norm: nn.Module) -> bool:
@@ -96,8 +99,14 @@ def _eps(norm: Any, dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps if eps is None else eps
 
 
+def capped(scores: Float[Tensor, "..."], softcap: float | None) -> Float[Tensor, "..."]:
+    """c tanh(score / c); the scores themselves where there is no cap."""
+    return scores if softcap is None else softcap * (scores / softcap).tanh()
+
+
 class HookedAttention(nn.Module):
-    """Multi-head attention; fused, unless somebody asks for this layer's scores or pattern."""
+    """Multi-head attention; fused, unless somebody asks for this layer's scores or pattern, or they are
+    capped."""
 
     def __init__(self, parts: AttentionParts):
         super().__init__()
@@ -117,7 +126,7 @@ class HookedAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch token d_model"], positions: Positions = None
     ) -> Float[Tensor, "batch token d_model"]:
-        """The layer's contribution to the residual stream, LayerScale included."""
+        """What the layer adds to the residual stream, LayerScale included, or its norm reads."""
         guard_hooks(self)
         q, k, v = self.parts.qkv(x)
         # A hook may lengthen k and v at the front (an attention bias is one key more): rotation
@@ -129,34 +138,44 @@ class HookedAttention(nn.Module):
         q, k, v = (
             rearrange(x, "batch token head d_head -> batch head token d_head") for x in (q, k, v)
         )
-        z = rearrange(self._mix(q, k, v), "batch head token d_head -> batch token head d_head")
+        n_given = q.shape[2] if self.parts.window is None else positions.n_given
+        z = self._mix(q, k, v, n_given)
+        z = rearrange(z, "batch head token d_head -> batch token head d_head")
         return self._output(self.hook_z(self._gated(z, x)))
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, n_given: int) -> Tensor:
         """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""
-        spelled_out = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
-        if not (spelled_out or self.hook_mask.has_hooks()) and q.shape[2] == k.shape[2]:
+        spelled_out = self.parts.softcap is not None or (
+            self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
+        )
+        masked = self.hook_mask.has_hooks() or n_given > (self.parts.window or n_given)
+        if not (spelled_out or masked) and q.shape[2] == k.shape[2]:
             causal, scale = self.parts.causal, self.parts.scale
             return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
-        mask = self._mask(q, k)
+        mask = self._mask(q, k, n_given)
         if not spelled_out:
             if mask is not None:  # the fused kernels want all rows spelled out
                 mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
             return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.parts.scale)
-        scores = q @ k.transpose(-2, -1) * self.parts.scale
+        scores = capped(q @ k.transpose(-2, -1) * self.parts.scale, self.parts.softcap)
         if mask is not None:
             scores = scores + mask
         return self.hook_pattern(self.hook_attn_scores(scores).softmax(dim=-1)) @ v
 
-    def _mask(self, q: Tensor, k: Tensor) -> Tensor | None:
+    def _mask(self, q: Tensor, k: Tensor, n_given: int) -> Tensor | None:
         """What is added to the scores, [batch | 1, head | 1, query, key]; None for nothing."""
         if not (self.parts.causal or self.hook_mask.has_hooks()):
             return None
         mask = q.new_zeros(1, 1, q.shape[2], k.shape[2])
         if self.parts.causal:  # keys in front of the tokens (an attention bias) are seen by all
             in_front = k.shape[2] - q.shape[2]
-            later = torch.ones_like(mask, dtype=torch.bool).triu(1 + in_front)
-            mask = mask.masked_fill(later, float("-inf"))
+            everywhere = torch.ones_like(mask, dtype=torch.bool)
+            unseen = everywhere.triu(1 + in_front)
+            if self.parts.window is not None:
+                too_early = everywhere.tril(in_front - self.parts.window)
+                too_early[..., : k.shape[2] - n_given] = False  # test-time registers, too
+                unseen = unseen | too_early
+            mask = mask.masked_fill(unseen, float("-inf"))
         return self.hook_mask(mask)
 
     def _gated(self, z: Tensor, x: Tensor) -> Tensor:
@@ -171,11 +190,19 @@ class HookedAttention(nn.Module):
         return flat.unflatten(2, z.shape[2:])
 
     def _output(self, z: Float[Tensor, "batch token head d_head"]) -> Tensor:
+        gamma = None if self.parts.gamma is None else self.parts.gamma()
         if self.hook_result.has_hooks():
-            result = torch.einsum("bthd,hdm->bthm", z, self.W_O)
-            return self.hook_result(result).sum(dim=2) + self.b_O
+            result = torch.einsum("bthd,hdm->bthm", z, self._write(gamma))
+            return self.hook_result(result).sum(dim=2) + _out_bias(self.parts.out, gamma)
         attn_out = self.parts.out(z.flatten(2))
-        return attn_out if self.parts.gamma is None else attn_out * self.parts.gamma()
+        return attn_out if gamma is None else attn_out * gamma
+
+    def _write(self, factor: Tensor | None) -> Float[Tensor, "head d_head d_model"]:
+        return rearrange(
+            _scaled_rows(self.parts.out.weight, factor),
+            "d_model (head d_head) -> head d_head d_model",
+            head=self.parts.n_heads,
+        )
 
     def _per_head(self, weight: Tensor) -> Tensor:
         return rearrange(
@@ -220,16 +247,17 @@ class HookedAttention(nn.Module):
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        """Output weights with LayerScale folded in: sum over heads of z W_O, plus b_O, is attn_out."""
-        weight = _scaled_rows(self.parts.out.weight, self.parts.gamma)
-        return rearrange(
-            weight, "d_model (head d_head) -> head d_head d_model", head=self.parts.n_heads
-        )
+        """Output weights with LayerScale folded in: sum over heads of z W_O, plus b_O, is attn_out.
+
+        Where a norm stands behind the layer, its gain is folded in, and attn_out is that divided by
+        `ln1_post.hook_scale`.
+        """
+        return self._write(_factor(self.parts))
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
-        """Output bias with LayerScale folded in."""
-        return _out_bias(self.parts.out, self.parts.gamma)
+        """Output bias, with what is folded into W_O."""
+        return _out_bias(self.parts.out, _factor(self.parts))
 
 
 class HookedMLP(nn.Module):
@@ -246,7 +274,7 @@ class HookedMLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch token d_model"]
     ) -> Float[Tensor, "batch token d_model"]:
-        """The MLP's contribution to the residual stream, LayerScale included."""
+        """What the MLP adds to the residual stream, LayerScale included, or its norm reads."""
         guard_hooks(self)
         pre, linear = self.parts.project(x)
         post = self.parts.act(self.hook_pre(pre))
@@ -294,23 +322,34 @@ class HookedMLP(nn.Module):
 
     @property
     def W_out(self) -> Float[Tensor, "neuron d_model"]:
-        """Output weights with LayerScale folded in: post W_out + b_out is mlp_out."""
-        return _scaled_rows(self.parts.out.weight, self.parts.gamma).T
+        """Output weights with LayerScale folded in: post W_out + b_out is mlp_out.
+
+        Where a norm stands behind the MLP, its gain is folded in, and mlp_out is that divided by
+        `ln2_post.hook_scale`.
+        """
+        return _scaled_rows(self.parts.out.weight, _factor(self.parts)).T
 
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:
-        """Output bias with LayerScale folded in."""
-        return _out_bias(self.parts.out, self.parts.gamma)
+        """Output bias, with what is folded into W_out."""
+        return _out_bias(self.parts.out, _factor(self.parts))
 
 
-def _scaled_rows(weight: Tensor, gamma) -> Tensor:
-    return weight if gamma is None else weight * gamma()[:, None]
+def _factor(parts: AttentionParts | MLPParts) -> Tensor | None:
+    """What scales a layer's output dimension by dimension: LayerScale, or the gain of its norm."""
+    if parts.post_norm is not None:
+        return _gain(parts.post_norm)
+    return None if parts.gamma is None else parts.gamma()
 
 
-def _out_bias(out: OutputLinear, gamma) -> Tensor:
+def _scaled_rows(weight: Tensor, factor: Tensor | None) -> Tensor:
+    return weight if factor is None else weight * factor[:, None]
+
+
+def _out_bias(out: OutputLinear, factor: Tensor | None) -> Tensor:
     if out.bias is None:
         return out.weight.new_zeros(out.weight.shape[0])
-    return out.bias if gamma is None else out.bias * gamma()
+    return out.bias if factor is None else out.bias * factor
 
 
 def _bias_or_zeros(linear: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -321,7 +360,8 @@ def _bias_or_zeros(linear: tuple[Tensor, Tensor | None]) -> Tensor:
 class HookedBlock(nn.Module):
     """resid_mid = resid_pre + attn(ln1(resid_pre));  resid_post = resid_mid + mlp(ln2(resid_mid)).
 
-    In a parallel block the MLP reads ln2(resid_pre).
+    In a parallel block the MLP reads ln2(resid_pre). Where layers have a norm behind them,
+    `ln1_post` and `ln2_post` read what they return.
     """
 
     def __init__(self, parts: BlockParts):
@@ -330,10 +370,12 @@ class HookedBlock(nn.Module):
         self.hook_resid_pre = HookPoint()
         self.ln1 = HookedNorm(parts.ln1)
         self.attn = HookedAttention(parts.attn)
+        self.ln1_post = _norm_behind(parts.attn)
         self.hook_attn_out = HookPoint()
         self.hook_resid_mid = HookPoint()
         self.ln2 = HookedNorm(parts.ln2)
         self.mlp = HookedMLP(parts.mlp)
+        self.ln2_post = _norm_behind(parts.mlp)
         self.hook_mlp_out = HookPoint()
         self.hook_resid_post = HookPoint()
 
@@ -343,8 +385,13 @@ class HookedBlock(nn.Module):
         """The residual stream after this block; a hook may have added or deleted rows."""
         guard_hooks(self)
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), positions))
+        attn_out = self.ln1_post(self.attn(self.ln1(resid_pre), positions))
+        attn_out = self.hook_attn_out(attn_out)
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
         read = resid_pre if self.parallel else resid_mid
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(read)))
+        mlp_out = self.hook_mlp_out(self.ln2_post(self.mlp(self.ln2(read))))
         return self.hook_resid_post(resid_mid + mlp_out)
+
+
+def _norm_behind(parts: AttentionParts | MLPParts) -> nn.Module:
+    return nn.Identity() if parts.post_norm is None else HookedNorm(parts.post_norm)

@@ -223,14 +223,14 @@ def _pattern(model: HookedViT | HookedLM, pixels: Tensor) -> Check:
 
 def _decomposition(model: HookedViT | HookedLM, pixels: Tensor) -> Check:
     """Heads and neurons times their output weights, plus biases, are what the layer writes."""
-    wanted = ("hook_z", "hook_post", "hook_attn_out", "hook_mlp_out")
+    wanted = ("hook_z", "hook_post", "hook_attn_out", "hook_mlp_out", "_post.hook_scale")
     _, cache = model.run_with_cache(pixels, names_filter=lambda name: name.endswith(wanted))
     found, expected = [], []
     for layer, block in enumerate(model.blocks):
-        found.append(
-            torch.einsum("bthd,hdm->btm", cache["z", layer], block.attn.W_O) + block.attn.b_O
-        )
-        found.append(cache["post", layer] @ block.mlp.W_out + block.mlp.b_out)
+        attn_out = torch.einsum("bthd,hdm->btm", cache["z", layer], block.attn.W_O) + block.attn.b_O
+        mlp_out = cache["post", layer] @ block.mlp.W_out + block.mlp.b_out
+        for norm, out in (("ln1_post", attn_out), ("ln2_post", mlp_out)):
+            found.append(out / cache.cache_dict.get(f"blocks.{layer}.{norm}.hook_scale", 1))
         expected += [cache["attn_out", layer], cache["mlp_out", layer]]
     return _within(
         "decomposition",

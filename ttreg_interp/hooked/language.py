@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.errors import LayoutError, UnsupportedModelError
-from ttreg_interp.hooked.blocks import HookedBlock, HookedNorm
+from ttreg_interp.hooked.blocks import HookedBlock, HookedNorm, capped
 from ttreg_interp.hooked.config import HookedLMConfig
 from ttreg_interp.hooked.language_parts import Ids, LMParts
 from ttreg_interp.hooked.root import HookedModel
@@ -39,6 +39,7 @@ class HookedLM(HookedModel):
 
         x = embed(ids);  x = block_l(x) for every l;  logits = head(ln_final(x))
 
+    (capped, in families that do so).
     Hook names, layout and interventions are those of HookedViT, and all hook points are causal,
     `hook_resid_mid` and the scores (-inf where masked) included. TransformerLens' TransformerBridge
     agrees at the hook points that both have, but cannot carry these interventions: its attention
@@ -127,8 +128,9 @@ class HookedLM(HookedModel):
             assert isinstance(inputs, Tensor)
             x, n_given = inputs, inputs.shape[1] - self.n_added_tokens
         positions = self.parts.positions(x, n_given)
-        for block in self.blocks[self._span(start_at_layer, stop_at_layer)]:
-            x = block(x, positions)
+        span = self._span(start_at_layer, stop_at_layer)
+        for block, of_block in zip(self.blocks[span], positions[span], strict=True):
+            x = block(x, of_block)
         return x if stop_at_layer is not None else self._read(x, n_given, return_type)
 
     def _read(self, x: Tensor, n_given: int, return_type: ReturnType) -> Any:
@@ -136,7 +138,7 @@ class HookedLM(HookedModel):
         tokens = TextLayout(n_given).of_length(x.shape[1]).drop_registers(self.ln_final(x))
         if return_type == "tokens":
             return tokens
-        output = self.hook_out(self.parts.head(tokens))
+        output = self.hook_out(capped(self.parts.head(tokens), self.parts.softcap))
         return output if return_type == "output" else (output, tokens)
 
     def _ids(self, inputs: Any) -> Tensor:

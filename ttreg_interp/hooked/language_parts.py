@@ -1,6 +1,6 @@
 """Where a family of language models keeps its parts: what a source file tells HookedLM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,8 @@ class LMParts:
     """Library and class, as errors and tables name it."""
     embed: Callable[[Ids], Tokens]
     """Token ids to what enters block 0, learned positions added."""
-    positions: Callable[[Tokens, int], Positions]
-    """For a residual stream and a number of given tokens, what rotary attention needs."""
+    positions: Callable[[Tokens, int], Sequence[Positions]]
+    """For a residual stream and a number of given tokens, what rotary attention needs in every block."""
     blocks: tuple[BlockParts, ...]
     """The blocks in order."""
     ln_final: nn.Module
@@ -34,6 +34,8 @@ class LMParts:
     """The source's own forward: what parity is measured on."""
     n_ctx: int
     """Longest text, in tokens."""
+    softcap: float | None = None
+    """c of logits bounded by c tanh(logit / c)."""
     ln_pre: None = None
     """No family here has a norm between embedding and first block."""
     norm_after_pool: bool = False
@@ -54,6 +56,11 @@ class RotaryTable:
     sin: Float[Tensor, "1 token d_rotary"]
     """The same."""
 
+    @property
+    def n_given(self) -> int:
+        """Given tokens."""
+        return self.cos.shape[1]
+
 
 def rotate(q: Tensor, k: Tensor, table: RotaryTable) -> tuple[Tensor, Tensor]:
     """Queries and keys [batch, head, row, d_head], turned by position.
@@ -65,10 +72,10 @@ def rotate(q: Tensor, k: Tensor, table: RotaryTable) -> tuple[Tensor, Tensor]:
 
 
 def _turned(x: Tensor, table: RotaryTable) -> Float[Tensor, "batch head row d_head"]:
-    in_front = x.shape[2] - table.cos.shape[1]
+    in_front = x.shape[2] - table.n_given
     if in_front < 0:
         raise InterventionError(
-            f"{x.shape[2]} rows are fewer than the {table.cos.shape[1]} tokens of the text: rows were "
+            f"{x.shape[2]} rows are fewer than the {table.n_given} tokens of the text: rows were "
             "deleted, and rotary attention cannot tell which. Hide tokens with MaskTokens."
         )
     cos, sin = (
@@ -81,11 +88,19 @@ def _turned(x: Tensor, table: RotaryTable) -> Float[Tensor, "batch head row d_he
     return torch.cat((turned, kept), dim=-1)
 
 
-def rotary_positions(rotary: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., RotaryTable]:
-    """`LMParts.positions` by the source's own table of angles."""
+def rotary_positions(
+    rotary: Callable[..., tuple[Tensor, Tensor]], kinds: Sequence[tuple[str, ...]]
+) -> Callable[[Tokens, int], Sequence[RotaryTable]]:
+    """`LMParts.positions` by the source's own table of angles.
 
-    def positions(residual: Tokens, n_given: int) -> RotaryTable:
+    Args:
+        rotary: of a residual stream, positions, and what `kinds` holds.
+        kinds: for every block, what names its table; empty where there is one only.
+    """
+
+    def positions(residual: Tokens, n_given: int) -> Sequence[RotaryTable]:
         ids = torch.arange(n_given, device=residual.device)[None]
-        return RotaryTable(*rotary(residual, ids))
+        tables = {kind: RotaryTable(*rotary(residual, ids, *kind)) for kind in set(kinds)}
+        return [tables[kind] for kind in kinds]
 
     return positions

@@ -65,6 +65,13 @@ class AttentionParts:
     """LayerScale on the layer's output, [d_model]."""
     causal: bool = False
     """Whether a token attends to itself and what stands before it only."""
+    window: int | None = None
+    """Of a causal layer: how many tokens a token sees, itself included; None: all before it. Needs
+    `positions.n_given`; rows in front of the given tokens are seen by all."""
+    softcap: float | None = None
+    """c of scores bounded by c tanh(score / c), before the mask."""
+    post_norm: nn.Module | None = None
+    """A norm on what the layer adds to the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,13 @@ class MLPParts:
     """A norm between the nonlinearity and the last linear."""
     gamma: Callable[[], Tensor] | None = None
     """LayerScale on the MLP's output, [d_model]."""
+    post_norm: nn.Module | None = None
+    """A norm on what the layer adds to the residual stream."""
 
 
 @dataclass(frozen=True)
 class BlockParts:
-    """One pre-norm block."""
+    """One pre-norm block; its layers may also have a norm behind them."""
 
     ln1: nn.Module
     """Norm before attention."""

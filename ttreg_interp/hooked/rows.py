@@ -12,7 +12,8 @@ from ttreg_interp.hooked.intervened import NamedHook
 class AttentionRows:
     """Hooks that collect softmax(q k^T) for a few queries of every layer; attention stays fused.
 
-    Where somebody edits a layer's scores or pattern, the rows are cut from that pattern instead.
+    Where somebody edits a layer's scores or pattern, or tokens see only those before them, the rows are
+    cut from that pattern instead.
     Build it inside `model.intervened(...)`, so that it sees what is attached.
 
     Args:
@@ -48,7 +49,8 @@ class AttentionRows:
     def _layer_hooks(self, layer: int) -> list[NamedHook]:
         attn = self.model.blocks[layer].attn
         path = f"blocks.{layer}.attn."
-        if attn.hook_attn_scores.has_hooks() or attn.hook_pattern.has_hooks():
+        edited = attn.hook_attn_scores.has_hooks() or attn.hook_pattern.has_hooks()
+        if edited or attn.parts.causal:
             return [(path + "hook_pattern", lambda pattern, hook: self._cut(layer, pattern))]
         rotated = "rot_" if attn.parts.rotate is not None else ""
         hooks: list[NamedHook] = [

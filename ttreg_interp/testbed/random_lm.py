@@ -7,9 +7,10 @@ from torch import nn
 
 from ttreg_interp.errors import UnsupportedModelError
 
-FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma")
+FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma", "phi3", "gemma2", "gemma3_text")
 """transformers' names: learned positions; parallel blocks, rotation of a quarter of the head;
-grouped heads; normed queries and keys; gains from one, one group."""
+grouped heads; normed queries and keys; gains from one, one group; one linear for q, k, v; norms behind
+the layers too, capped scores and logits, windows in every other layer; windows of another rotation."""
 
 
 def random_lm(
@@ -56,14 +57,29 @@ def random_lm(
         "pad_token_id": None,
         "tie_word_embeddings": False,
     }
-    inner = {"n_inner": 3 * d_model} if family == "gpt2" else {"intermediate_size": 3 * d_model}
-    groups = {"llama": n_heads // 2, "qwen3": n_heads // 2, "gemma": 1}
-    if family in groups:
-        inner |= {"num_key_value_heads": groups[family], "head_dim": d_model // n_heads}
-    config = AutoConfig.for_model(family, **sizes, **inner)
+    own = _own_settings(family, n_layers, d_model, n_heads)
+    config = AutoConfig.for_model(family, **sizes, **own)
     model = AutoModelForCausalLM.from_config(config)
     _draw(model, torch.Generator().manual_seed(seed))
     return model.eval()
+
+
+def _own_settings(family: str, n_layers: int, d_model: int, n_heads: int) -> dict[str, Any]:
+    """What a family is told beyond the sizes that all share."""
+    if family == "gpt2":
+        return {"n_inner": 3 * d_model}
+    own: dict[str, Any] = {"intermediate_size": 3 * d_model}
+    if family == "gpt_neox":
+        return own
+    d_head = d_model // n_heads
+    own |= {"num_key_value_heads": 1 if family == "gemma" else n_heads // 2, "head_dim": d_head}
+    if family in ("gemma2", "gemma3_text"):  # its default scale is made for wider heads
+        own |= {"query_pre_attn_scalar": d_head, "sliding_window": 6}
+    if family == "gemma2":
+        own |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+    if family == "gemma3_text":
+        own["layer_types"] = ["full_attention", *["sliding_attention"] * (n_layers - 1)]
+    return own
 
 
 @torch.no_grad()
