@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import product, starmap
 from math import isqrt
 from typing import Any
 
@@ -45,8 +47,7 @@ def registered(vlm: nn.Module, intervention: Intervention) -> Iterator[HookedViT
     """
     model = HookedViT.wrap(vlm)
     tower: Any = model.source
-    normed = _check_twin(model, tower)
-    tower.forward = partial(_forward, model, normed)
+    tower.forward = partial(_forward, model, _check_twin(model, tower))
     try:
         with model.intervened(intervention):
             yield model
@@ -54,16 +55,26 @@ def registered(vlm: nn.Module, intervention: Intervention) -> Iterator[HookedViT
         del tower.forward  # the class's own comes back
 
 
-def _forward(model: HookedViT, normed: bool, pixel_values: Tensor, **kwargs: Any) -> Any:
+@dataclass(frozen=True)
+class _Normed:
+    """What a tower returns after its final norm, and what before it."""
+
+    last: bool
+    """`last_hidden_state`."""
+    states: bool
+    """The last of `hidden_states`."""
+
+
+def _forward(model: HookedViT, normed: _Normed, pixel_values: Tensor, **kwargs: Any) -> Any:
     """What the tower returns, with the states of the hooked model."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    states = _states(model, pixel_values)
-    last = states[-1]
-    if normed and model.parts.ln_final is not None:
-        last = model.ln_final(last)
-        states = (*states[:-1], last)
-    return BaseModelOutputWithPooling(last_hidden_state=last, hidden_states=states)
+    *states, plain = _states(model, pixel_values)
+    ended = plain if model.parts.ln_final is None else model.ln_final(plain)
+    return BaseModelOutputWithPooling(
+        last_hidden_state=ended if normed.last else plain,
+        hidden_states=(*states, ended if normed.states else plain),
+    )
 
 
 def _states(model: HookedViT, pixels: Tensor) -> tuple[Stream, ...]:
@@ -82,21 +93,26 @@ def _states(model: HookedViT, pixels: Tensor) -> tuple[Stream, ...]:
 
 
 @torch.no_grad()
-def _check_twin(model: HookedViT, tower: Any) -> bool:
-    """Whether the tower norms its last hidden state; raises where the states differ otherwise."""
+def _check_twin(model: HookedViT, tower: Any) -> _Normed:
+    """Which of its last states the tower norms; raises where states differ otherwise."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, model.parts.n_channels, *model.image_size, generator=generator)
     pixels = pixels.to(model.cfg.device, model.cfg.dtype)
-    expected = tower(pixels, output_hidden_states=True, return_dict=True).hidden_states
-    for normed in (False, True):
+    expected = tower(pixels, output_hidden_states=True, return_dict=True)
+    for last, states in product((False, True), repeat=2):
         with model.intervened(Empty()):
-            found = _forward(model, normed, pixels).hidden_states
-        if len(found) == len(expected) and all(map(_close, found, expected)):
-            return normed
+            found = _forward(model, _Normed(last, states), pixels)
+        pairs = zip(_all_states(found), _all_states(expected), strict=False)
+        if len(found.hidden_states) == len(expected.hidden_states) and all(starmap(_close, pairs)):
+            return _Normed(last, states)
     raise ContractError(
-        f"The hidden states of {type(tower).__name__} ({len(expected)}) are not those before its "
-        "blocks and after the last, so a register cannot be put into it in place."
+        f"The hidden states of {type(tower).__name__} ({len(expected.hidden_states)}) are not those "
+        "before its blocks and after the last, so a register cannot be put into it in place."
     )
+
+
+def _all_states(output: Any) -> tuple[Stream, ...]:
+    return (output.last_hidden_state, *output.hidden_states)
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
