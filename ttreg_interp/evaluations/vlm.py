@@ -137,7 +137,8 @@ def answer_attention(
         A map over the image for each text.
 
     Raises:
-        DataError: texts without, or with different numbers of, image tokens, or not a square.
+        DataError: texts without, or with different numbers of, image tokens, or not a square (several
+            tiles, as of LLaVA-NeXT, are none); or padding where the answer's token should be.
 
     Source:
         arXiv 2506.08010, Fig. 6 and 32.
@@ -149,11 +150,18 @@ def answer_attention(
         raise DataError(
             f"Found texts with {counts} image tokens; a map needs the same square number in each."
         )
-    before = vlm.config._attn_implementation
-    vlm.set_attn_implementation("eager")  # fused kernels return no attention
+    mask = inputs.get("attention_mask")
+    if mask is not None and not mask[:, query].all():
+        raise DataError(
+            f"Place {query} is padding in text {int((mask[:, query] == 0).nonzero()[0])}. Pad on the "
+            "left (processor.tokenizer.padding_side = 'left'), or give texts one by one."
+        )
+    before = vlm.config.get_text_config()._attn_implementation
+    # fused kernels return no attention; the tower keeps its own
+    vlm.set_attn_implementation({"text_config": "eager"})
     try:
         layers = vlm(**inputs, output_attentions=True, return_dict=True).attentions
     finally:
-        vlm.set_attn_implementation(before)
+        vlm.set_attn_implementation({"text_config": before})
     rows = torch.stack([layer[:, :, query].float().mean(dim=1) for layer in layers]).mean(dim=0)
     return rows[visual].view(len(rows), side, side)
