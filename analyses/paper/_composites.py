@@ -1,5 +1,6 @@
 """Photographs with an object pasted in, so that boxes, masks and depth are known by construction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,14 +11,16 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from analyses._bench import BenchConfig
+from analyses._bench import Bench, BenchConfig
 from analyses._figures import BLUE, COLUMN, bars, panels
 from analyses._run import Findings
 from ttreg_interp.data.annotated import Annotated, Depth, Item, Mask, Objects, Size
 from ttreg_interp.data.open import open_data
-from ttreg_interp.evaluations.arms import standard_arms
+from ttreg_interp.evaluations.arms import Arms, standard_arms
 from ttreg_interp.evaluations.base import Evaluation
+from ttreg_interp.evaluations.result import Result
 from ttreg_interp.evaluations.run import evaluate
+from ttreg_interp.hooked import HookedViT
 from ttreg_interp.testbed import photographs
 
 SIZE = 224
@@ -31,6 +34,12 @@ class Config(BenchConfig):
     """FORMAT:PATH#SPLIT; absent: photographs with a disc pasted in."""
     limit: int = 24
     """At most so many images."""
+
+    def annotated(self, kind: type) -> Annotated[Any]:
+        """The set that was named, or composites."""
+        if self.data:
+            return open_data(self.data).take(self.limit, self.seed)
+        return composites(kind, self.limit)
 
 
 def composites(kind: type, count: int, seed: int = 0) -> Annotated[Any]:
@@ -87,31 +96,51 @@ def _target(kind: type, number: int, seed: int, size: Size) -> Any:
 
 
 def evaluated(
-    config: BenchConfig, evaluation: Evaluation, kind: type, data: str, arms: list[str]
-) -> Findings:
-    """One evaluation of the bench's model, on composites unless data are named."""
+    config: Config, evaluation: Evaluation, data: Annotated[Any], arms: Sequence[str]
+) -> Result:
+    """One evaluation of the bench's model, some of the standard arms beside the intact model."""
     bench = config.bench
-    images = open_data(data).take(config.limit) if data else composites(kind, config.limit)
     chosen = standard_arms(bench.model, bench.neurons, arms, n_draws=3, seed=config.seed)
-    result = evaluate(
-        evaluation,
-        bench.model,
-        images,
-        chosen,
-        config.out / "records",
-        config.batch_size,
-        config.seed,
-    )
-    metric = result.metrics[0]
-    values = {arm: result[arm, metric].value for arm in result.arms}
-    figure, axes = panels(1, 1, 0.3 * len(values) + 0.6, COLUMN)
-    bars(axes[0][0], values, BLUE)
-    axes[0][0].set_title(metric)
-    said = ", ".join(f"{arm} {value}" for arm, value in values.items())
+    return measured(config, evaluation, bench.model, data, chosen)
+
+
+def measured(
+    config: BenchConfig,
+    evaluation: Evaluation,
+    model: HookedViT,
+    data: Annotated[Any],
+    arms: Arms,
+) -> Result:
+    """One evaluation; its records lie in the folder of the script."""
+    folder = config.out / "records" / evaluation.title.split(" (")[0].replace(" ", "-")
+    return evaluate(evaluation, model, data, arms, folder, config.batch_size, config.seed)
+
+
+def told(bench: Bench, *results: Result, preface: str = "") -> Findings:
+    """Results as the findings of a script: the first metric of each is its headline and a panel."""
+    heights = [0.3 * len(result.arms) + 0.6 for result in results]
+    figure, axes = panels(len(results), 1, max(heights), COLUMN)
+    said = []
+    for result, axis in zip(results, axes[:, 0], strict=True):
+        metric = result.metrics[0]
+        values = {arm: result[arm, metric].value for arm in result.arms}
+        bars(axis, values, BLUE)
+        axis.set_title(f"{result.title}: {metric}")
+        said.append(f"{metric}: " + ", ".join(f"{arm} {value}" for arm, value in values.items()))
     return Findings(
-        headline=f"{metric}: {said}",
-        words=str(result),
-        numbers={"rows": [row.to_dict() for row in result.rows], "details": result.details},
+        headline="; ".join(said),
+        words="\n\n".join([*filter(None, [preface]), *map(str, results)]),
+        numbers={result.title: _numbers(result) for result in results},
         figures={"arms": figure},
-        facts={**bench.facts, "data": images.source, "n_images": dict(result.n_images)},
+        facts=bench.facts,
     )
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    return {
+        "rows": [row.to_dict() for row in result.rows],
+        "details": result.details,
+        "data": result.config["data"]["test"]["source"],
+        "n_images": dict(result.n_images),
+        "faults": {split: list(faults) for split, faults in result.faults.items()},
+    }

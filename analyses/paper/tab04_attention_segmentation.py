@@ -10,15 +10,17 @@ In the paper: DINOv2 ViT-L/14 mIoU 38.3, test-time register 38.9; OpenCLIP ViT-B
 """
 
 from analyses._run import Findings, main
-from analyses.paper._composites import Config, evaluated
+from analyses.paper._composites import Config, evaluated, told
 from ttreg_interp.data.annotated import Mask
 from ttreg_interp.evaluations.maps import AttentionSegmentation
 
 
 def analyse(config: Config) -> Findings:
     """Every arm on the same images."""
-    protocol = AttentionSegmentation()
-    return evaluated(config, protocol, Mask, config.data, ["register", "zero", "random"])
+    arms = ["register", "zero", "random"]
+    return told(
+        config.bench, evaluated(config, AttentionSegmentation(), config.annotated(Mask), arms)
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ In the paper: DINOv2 ViT-L/14 VOC07 32.2, test-time register 53.8; OpenCLIP ViT-
 """
 
 from analyses._run import Findings, main
-from analyses.paper._composites import Config, evaluated
+from analyses.paper._composites import Config, evaluated, told
 from ttreg_interp.data.annotated import Objects
 from ttreg_interp.evaluations.lost import ObjectDiscovery
 
@@ -18,7 +18,8 @@ from ttreg_interp.evaluations.lost import ObjectDiscovery
 def analyse(config: Config) -> Findings:
     """Every arm on the same images."""
     protocol = ObjectDiscovery(last_layers=2, biases=(0.0, -0.25, -0.5))
-    return evaluated(config, protocol, Objects, config.data, ["register", "random"])
+    arms = ["register", "random"]
+    return told(config.bench, evaluated(config, protocol, config.annotated(Objects), arms))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,6 @@
 """Analyses of what tokens hold and give: on the planted ViT each says what was planted."""
 
-from functools import cache
-from importlib import import_module
-
 import pytest
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """Findings of a script on a small planted ViT, which all of them share."""
-    folder = tmp_path_factory.mktemp("analyses")
-
-    @cache
-    def analyse(name, **options):
-        module = import_module(f"analyses.paper.{name}")
-        config = module.Config(out=folder / name, image_size=112, **options)
-        return module.analyse(config)
-
-    return analyse
 
 
 def test_a_probe_reads_a_register_that_is_all_but_the_same_vector_in_every_image(found):

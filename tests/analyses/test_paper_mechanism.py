@@ -1,23 +1,6 @@
 """Analyses of norms, neurons and moves: on the planted ViT each says what was planted."""
 
-from functools import cache
-from importlib import import_module
-
 import pytest
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """Findings of a script on a small planted ViT, which all of them share."""
-    folder = tmp_path_factory.mktemp("analyses")
-
-    @cache
-    def analyse(name, **options):
-        module = import_module(f"analyses.paper.{name}")
-        config = module.Config(out=folder / name, image_size=112, **options)
-        return module.analyse(config)
-
-    return analyse
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from ttreg_interp.cli import main
 from ttreg_interp.data.open import FORMATS
 from ttreg_interp.errors import DataError
 from ttreg_interp.evaluations.catalogue import EVALUATIONS, evaluation_of, options_of
-from ttreg_interp.evaluations.paper import jobs, paper_list, survey
+from ttreg_interp.evaluations.paper import Choice, jobs, paper_list, survey
 from ttreg_interp.evaluations.weights import weights_at_hand
 from ttreg_interp.hooked.load import ModelSpec
 
@@ -72,24 +72,24 @@ def test_nothing_at_hand_says_what_to_get(tmp_path, monkeypatch):
     found = jobs(tmp_path)
     assert all(job.missing for job in found)
     text = survey(found)
-    assert "0 of 27 can run" in text
+    assert "0 of 20 can run" in text
     for words in ("ILSVRC2012", "cocodataset.org", "no weights of hf:facebook/dinov2-large"):
         assert words in text
 
 
 def test_a_job_is_ready_once_data_weights_and_neurons_are_there(tmp_path):
     voc(tmp_path)
-    found = jobs(tmp_path, [MODEL], {MODEL: "neurons.json"})
+    found = jobs(tmp_path, Choice((MODEL,), "neurons.json"))
     ready = [job for job in found if not job.missing]
     assert [(job.table, job.name) for job in ready] == [("5, 11", "lost")]
     assert ready[0].data == {"test": f"voc2007:{tmp_path / 'voc'}#trainval"}
-    without = [job for job in jobs(tmp_path, [MODEL]) if job.name == "lost"][0]
+    without = [job for job in jobs(tmp_path, Choice((MODEL,))) if job.name == "lost"][0]
     assert any("no register neurons" in text for text in without.missing)
 
 
 def test_a_model_that_is_none_is_refused(tmp_path):
     with pytest.raises(DataError, match="neither a model of the paper .* nor a spec"):
-        jobs(tmp_path, ["dino"])
+        jobs(tmp_path, Choice(("dino",)))
     with pytest.raises(DataError, match="is no folder"):
         jobs(tmp_path / "no")
 

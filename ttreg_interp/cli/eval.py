@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.markup import escape
 
 from ttreg_interp.cli.common import counting, emit
 from ttreg_interp.errors import DataError
 
 PAPER = "paper"
+TRAINED_ARM = "trained registers"
+"""The row of a checkpoint with trained registers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ class Eval:
             result = self._result()
             if current_shard().number == 0:
                 result.save(self.out)
-                emit(result.to_dict(), self.json, str(result), f"results in {self.out}")
+                emit(result.to_dict(), self.json, escape(f"{result}\nresults in {self.out}"))
         return 0
 
     def _result(self) -> Any:
@@ -100,28 +103,62 @@ class Eval:
             )
 
     def _paper(self) -> int:
-        """Say what is here and what is missing; run what can be run."""
+        """Say what is here and what is missing; run what can be run; print the paper's tables."""
         from ttreg_interp.discovery.distributed import current_shard
-        from ttreg_interp.evaluations.paper import jobs, survey
+        from ttreg_interp.evaluations.paper import run_all, survey
 
-        neurons = {model: str(self.neurons) for model in self.models if self.neurons is not None}
-        found = jobs(Path(self.data), self.models, neurons)
+        found = self._jobs()
         ready = [job for job in found if not job.missing]
         first = current_shard().number == 0
         if first and not self.json:
-            emit({}, False, survey(found))
+            _say(survey(found))
+        if self.dry_run:
+            if first and self.json:
+                emit({"jobs": [vars(job) for job in found]}, True)
+            return 0 if ready else 1
         results: dict[str, Any] = {}
-        for job in [] if self.dry_run else ready:
+
+        def run(job: Any) -> None:
             result = self._job(job)
             results[job.folder] = result.to_dict()
             if first:
                 result.save(self.out / job.folder)
             if first and not self.json:
-                title = f"\nTable {job.table}, {job.model}: {result}"
-                emit({}, False, title, f"results in {self.out / job.folder}")
-        if first and self.json:
-            emit({"jobs": [vars(job) for job in found], "results": results}, True)
-        return 0 if ready else 1
+                _say(
+                    f"\nTable {job.table}, {job.model}: {result}\nresults in {self.out / job.folder}"
+                )
+
+        failed = run_all(ready, run)
+        if first:
+            report = self._report(found, failed)
+            body = {"jobs": [vars(job) for job in found], "results": results, "failed": failed}
+            emit(body, self.json, *([] if self.json else [escape(report)]))
+        return 1 if failed or not ready else 0
+
+    def _jobs(self) -> list[Any]:
+        from ttreg_interp.evaluations.paper import Choice, jobs
+
+        for name in ("set", "train"):
+            if getattr(self, name):
+                raise DataError(
+                    f"`ttreg eval paper` takes its protocols from the paper's list; --{name} belongs "
+                    "to a single evaluation."
+                )
+        own = {"--neurons": self.neurons, "--trained": self.trained}
+        if not self.models and (given := [name for name, value in own.items() if value]):
+            raise DataError(f"{' and '.join(given)}: of which model? Name it with --models.")
+        neurons = None if self.neurons is None else str(self.neurons)
+        return jobs(Path(self.data), Choice(self.models, neurons, self.trained, self.fit))
+
+    def _report(self, found: list[Any], failed: dict[str, str]) -> str:
+        """Write the report of all results in the folder."""
+        from ttreg_interp.evaluations.paper_report import ending, save, tables
+
+        made = tables(self.out)
+        if not made:
+            return ending(found, failed)
+        where = f"\n\nreport in {self.out / 'report.md'} and {self.out / 'report.tex'}"
+        return save(made, ending(found, failed), self.out) + where
 
     def _job(self, job: Any) -> Any:
         from ttreg_interp.evaluations.arms import standard_arms
@@ -135,6 +172,8 @@ class Eval:
             neurons = self._neurons(model, job.neurons)
             fit = self._fit(model, job.arms)
             arms |= standard_arms(model, neurons, job.arms, fit, self.n_draws, self.seed)
+        if job.trained is not None:
+            arms[TRAINED_ARM] = self._load(job.trained)
         evaluation, data = evaluation_of(job.name, job.options), opened(job, self.limit)
         total = sum(map(len, data.values()))
         with counting(total, f"{job.name}, {job.model}") as progress:
@@ -171,7 +210,7 @@ class Eval:
                 self.seed,
             )
         if self.trained is not None:
-            arms["trained registers"] = self._load(self.trained)
+            arms[TRAINED_ARM] = self._load(self.trained)
         return arms
 
     def _neurons(self, model: Any, source: str) -> Any:
@@ -197,3 +236,8 @@ class Eval:
         device, dtype = model.cfg.device, model.cfg.dtype
         batches = images(self.fit).batches(model.preprocess, self.batch_size)
         return [batch.pixels.to(device, dtype) for batch in batches]
+
+
+def _say(text: str) -> None:
+    """On standard output, brackets as they are."""
+    emit({}, False, escape(text))
