@@ -26,6 +26,7 @@ bench: setup
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 \
 	$(BIN)/python -m benchmarks.run
 
+# Every page from its sources, notebooks as they were built; a warning is an error. About a minute.
 docs: .venv/.docs
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
