@@ -42,8 +42,13 @@ def shrink(figure: Path, target: Path) -> None:
     flat.quantize(COLORS, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
+def script(name: str) -> Path:
+    """Where the script of a result is."""
+    return HERE.parents[1] / "analyses" / f"{name}.py"
+
+
 def main(out: Path, names: list[str]) -> None:
-    """Add to results.json and figures/."""
+    """Add to results.json and figures/; what has no script any more goes."""
     store = HERE / "results.json"
     results = json.loads(store.read_text(encoding="utf-8"))
     for file in sorted(out.glob("*/*/result.json")):
@@ -56,6 +61,10 @@ def main(out: Path, names: list[str]) -> None:
         pictures = sorted(folder.glob("*.png"))
         if pictures:
             shrink(pictures[0], HERE / "figures" / room / f"{folder.name}.png")
+    results = {name: found for name, found in results.items() if script(name).exists()}
+    for figure in (HERE / "figures").glob("*/*.png"):
+        if f"{figure.parent.name}/{figure.stem}" not in results:
+            figure.unlink()
     text = json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False)
     store.write_text(text + "\n", encoding="utf-8")
 
