@@ -1,8 +1,7 @@
 """A small model with planted register neurons, and the explorer of it."""
 
-from PIL import Image
-
 from ttreg_interp.app.session import Explorer
+from ttreg_interp.app.upload import Picture
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import NeuronSet
 from ttreg_interp.testbed import photographs, planted_vit
@@ -26,5 +25,5 @@ def explorer(**changes) -> Explorer:
     return Explorer(SPEC, NeuronSet.of(vit.truth), load=load, **changes)
 
 
-def picture() -> Image.Image:
-    return photographs(SIZE)["astronaut"]
+def picture() -> Picture:
+    return Picture(photographs(SIZE)["astronaut"], "astronaut.png")

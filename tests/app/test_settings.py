@@ -1,14 +1,13 @@
 """Settings: what they mean as an intervention, as Python, and as JSON."""
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ttreg_interp
 from ttreg_interp.app.settings import (
     KINDS,
     Settings,
-    drawn_patches,
     parse_neurons,
     written_neurons,
 )
@@ -49,14 +48,8 @@ def test_settings_are_this_intervention_and_its_json_reads_back(settings, expect
 
 
 @pytest.mark.parametrize(("settings", "expected"), CASES, ids=lambda case: type(case).__name__)
-def test_the_snippet_runs_and_makes_the_same_intervention(settings, expected):
-    pytest.importorskip("skimage", reason="scikit-image holds the photographs")
-    from ttreg_interp.testbed import photographs
-
-    names = {"image": photographs()["coffee"]}
-    exec(settings.snippet("testbed:planted"), names)
-    assert names["intervention"] == expected
-    assert names["output"].shape == (1, 192)
+def test_the_python_makes_the_same_intervention(settings, expected):
+    assert eval(settings.python(), {"tt": ttreg_interp, "MoveNeurons": MoveNeurons}) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +62,7 @@ def test_the_snippet_runs_and_makes_the_same_intervention(settings, expected):
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
-    for asked in (settings.intervention, lambda: settings.snippet("testbed:planted")):
+    for asked in (settings.intervention, settings.python):
         with pytest.raises(InterventionError, match=message):
             asked()
 
@@ -87,11 +80,3 @@ def test_written_neurons_are_read_back(neurons):
 def test_other_forms_are_refused(text):
     with pytest.raises(InterventionError, match="names no neurons. Write 'layer: neuron"):
         parse_neurons(text)
-
-
-def test_a_drawing_chooses_the_patches_that_it_covers_by_more_than_a_quarter():
-    drawing = torch.zeros(40, 80, dtype=torch.bool)
-    drawing[0:10, 0:20] = True  # all of (0, 0) and (0, 1), at 4 x 8 patches of 10 pixels
-    drawing[30:35, 70:75] = True  # a quarter of (3, 7)
-    drawing[20:26, 0:5] = True  # 30 of 100 pixels of (2, 0)
-    assert drawn_patches(drawing, (4, 8)) == ((0, 0), (0, 1), (2, 0))

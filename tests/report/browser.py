@@ -18,14 +18,24 @@ FLAGS = [
     "--disable-sync",
 ]
 DESKTOP, PHONE = (1280, 900), (390, 844)
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+"""Where tests leave pictures of what they saw, for people to look at."""
 
 
-def chromium() -> str:
-    """Where chromium is; skips the test where it is not."""
+def chromium(own: str) -> str:
+    """Debian's chromium, or playwright's own; skips the test where there is neither."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None and Path(own).exists():
+        found = own
     if found is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+        pytest.skip("no chromium (apt-get install chromium, or: playwright install chromium)")
     return found
+
+
+def keep(page: Any, name: str) -> None:
+    """Leave a picture of the whole page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 class Visit:
@@ -49,8 +59,8 @@ class Visit:
 def browsing() -> Iterator[Any]:
     """A chromium without windows, and with a profile of its own that is gone afterwards."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = chromium()
     with playwright.sync_playwright() as driver:
+        path = chromium(driver.chromium.executable_path)
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()

@@ -1,14 +1,10 @@
-"""What a person sees of a planted model: outliers in the intact arm, none under the register.
+"""What a person sees of a planted model: outliers in the intact arm, none under the register."""
 
-Screenshots go to the folder named by the environment variable TTREG_SCREENSHOTS, if it is set.
-"""
-
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.report.browser import DESKTOP, PHONE, browsing, colours, opened
+from tests.report.browser import DESKTOP, PHONE, browsing, colours, keep, opened
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import Empty, NeuronSet, TestTimeRegister, ZeroNeurons
 from ttreg_interp.report import record_run, write_report
@@ -42,12 +38,6 @@ def page(tmp_path_factory) -> Path:
     return write_report(record_run(model, pixels, arms, folder, neurons=neurons, summary=summary))
 
 
-def keep(visit, name: str) -> None:
-    folder = os.environ.get("TTREG_SCREENSHOTS")
-    if folder:
-        visit.page.screenshot(path=Path(folder) / f"report-{name}.png", full_page=True)
-
-
 def bright(visit, side: int) -> int:
     """Patches in the upper half of the norm scale: viridis is greener than 145 there."""
     shown = colours(visit.page, "#norm-pair canvas")[side]
@@ -72,7 +62,7 @@ def test_the_register_takes_the_outliers_off_the_map(page, name, size, dark):
             intact, register = row.locator("b").all_inner_texts()
             assert intact == "–"
             assert float(register.rstrip("%")) > 50
-        keep(visit, name)
+        keep(visit.page, f"report-{name}")
         visit.page.locator("#right").select_option("random control")
         expect(visit.page.locator("#maps")).to_have_attribute("aria-busy", "false")
         assert bright(visit, 0) == bright(visit, 1) > 0

@@ -1,4 +1,4 @@
 """The explorer: a local page where an image, a model and an intervention are chosen by hand.
 
-`settings`, `upload` and `look` are plain functions; only `page` knows gradio.
+Only `page`, `events` and `stage` know gradio; the rest are plain values and functions.
 """

@@ -1,229 +1,153 @@
 """The page: widgets, and which of them asks what of the explorer. Needs gradio."""
 
-import html
-from collections.abc import Callable
-from functools import wraps
+from dataclasses import fields
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
-from ttreg_interp.app.look import Look, coloured, drawing_of
-from ttreg_interp.app.session import Explorer, first_picture, opened_file
-from ttreg_interp.app.settings import (
-    KINDS,
-    Settings,
-    drawn_patches,
-    parse_neurons,
-    written_neurons,
-)
+from ttreg_interp.app.events import MEAN_HEAD, NO_NEURON, Chosen, Events
+from ttreg_interp.app.session import Explorer
+from ttreg_interp.app.settings import KINDS
+from ttreg_interp.app.stage import make_stage
 from ttreg_interp.app.upload import MAX_MEGABYTES, SUFFIXES
-from ttreg_interp.errors import TTRegError
-from ttreg_interp.interventions import NeuronSet
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 """Fonts of the machine: the default theme would fetch some from the network."""
-
-
-def said(event: Callable[..., Any]) -> Callable[..., Any]:
-    """An event whose errors become a message; the page stays as it is."""
-
-    @wraps(event)
-    def guarded(*inputs: Any) -> Any:
-        try:
-            return event(*inputs)
-        except TTRegError as error:
-            gr.Warning(html.escape(str(error)), duration=20, title="Not possible")
-            return gr.skip()
-
-    return guarded
+THEME.set(
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    block_label_text_color="*neutral_700",
+    block_title_text_color="*neutral_700",
+)
+"""The default greys are too pale to read for some."""
+STYLE = (
+    "#words th, #words td { white-space: nowrap; } #words td:first-child { white-space: normal; }"
+)
+"""Of the numbers, on a phone."""
+Widgets = dict[str, Any]
 
 
 def build(explorer: Explorer) -> gr.Blocks:
     """The page of an explorer; `launch` it."""
     with gr.Blocks(title="ttreg explore", analytics_enabled=False) as page:
         gr.Markdown(
-            "# Register neurons, by hand\nDrop an image, choose what to do, watch the maps."
+            "# Register neurons, by hand\n"
+            "Drop an image, choose what to do, watch the maps. Click any patch to see where it attends."
         )
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                chosen = _choices(explorer)
-            with gr.Column(scale=3, min_width=320):
-                shown = _maps()
-        with gr.Accordion("Take it along", open=False):
-            shown["snippet"] = gr.Code(label="Python", language="python", elem_id="snippet")
-            shown["json"] = gr.Code(
-                label="intervention.json, for ttreg apply MODEL --intervention", language="json",
-                elem_id="json",
-            )  # fmt: skip
-        _connect(page, _Events(explorer), chosen, shown)
+            with gr.Column(scale=2, min_width=290):
+                widgets = _what_to_do(explorer)
+            with gr.Column(scale=5, min_width=320):
+                widgets |= _what_to_see()
+        with gr.Accordion("Take it along", open=False, elem_id="along"):
+            widgets |= _take_along()
+        _connect(page, Events(explorer), widgets)
     return page
 
 
-def _choices(explorer: Explorer) -> dict[str, Any]:
-    """The widgets of the left side."""
+def _what_to_do(explorer: Explorer) -> Widgets:
+    """The left side: image, model, intervention."""
     return {
         "file": gr.File(
             label=f"Image, up to {MAX_MEGABYTES} MB", file_types=list(SUFFIXES), type="filepath",
             height=110, elem_id="file",
-        ),
-        "canvas": gr.ImageEditor(
-            label="As the model sees it; draw where outliers shall go", sources=(), transforms=(),
-            layers=False, type="numpy", brush=gr.Brush(default_size=30, colors=["#ff4d6d"]),
-            elem_id="canvas",
         ),
         "spec": gr.Textbox(
             explorer.spec, label="Model", interactive=explorer.may_load, elem_id="spec",
             info="SOURCE:NAME, then Enter; `ttreg models` lists the sources",
         ),
         "kind": gr.Radio(list(KINDS), value=KINDS[0], label="What to do", elem_id="kind"),
-        "written": gr.Textbox(
-            label="Neurons", info="layer: neuron, neuron; layer: neuron; then Enter",
-            elem_id="written",
-        ),
-        "ticked": gr.CheckboxGroup(label="Neurons that are on", elem_id="ticked"),
         "n_registers": gr.Slider(1, 8, value=1, step=1, label="Added tokens", elem_id="registers"),
         "semantics": gr.Radio(["paper", "reference"], value="paper", label="Semantics"),
         "fill": gr.Radio(
             ["zero", "mean", "only_outliers", "same"], value="zero", label="Other tokens keep"
         ),
+        "ticked": gr.CheckboxGroup(label="Neurons that are on", elem_id="ticked"),
+        "rank": gr.Button("Rank the neurons of this image", size="sm", elem_id="rank"),
+        "written": gr.Textbox(
+            label="Or write neurons", info="layer: neuron, neuron; layer: neuron; then Enter",
+            elem_id="written",
+        ),
         "picture": gr.State(),
         "pixels": gr.State(),
+        "backdrop": gr.State(),
+        "drawn": gr.State(()),
+        "seen": gr.State(),
     }  # fmt: skip
 
 
-def _maps() -> dict[str, Any]:
-    """The widgets of the right side."""
-    shown: dict[str, Any] = {
-        "layer": gr.Slider(0, 1, value=1, step=1, label="Layer", elem_id="layer")
+def _what_to_see() -> Widgets:
+    """The right side: what is on show, maps, numbers."""
+    widgets: Widgets = {
+        "layer": gr.Slider(0, 1, value=1, step=1, label="Layer", elem_id="layer", buttons=[])
     }
-    for what, title in (("norms", "Patch norm"), ("attention", "Attention to patches")):
-        with gr.Row():
-            for when in ("intact", "intervened"):
-                with gr.Column(min_width=150):
-                    gr.Markdown(f"{title}, {when}")
-                    shown[f"{what}, {when}"] = gr.Image(
-                        show_label=False, format="png", interactive=False, buttons=["download"],
-                        elem_id=f"{what}-{when}",
-                    )  # fmt: skip
-    gr.Markdown("Dark is zero; each pair has one colour scale, up to its largest value.")
-    shown["words"] = gr.Markdown(elem_id="words")
-    shown["look"] = gr.State()
-    return shown
+    with gr.Row():
+        widgets |= {
+            "head": gr.Dropdown(
+                [("mean over heads", MEAN_HEAD)], value=MEAN_HEAD, label="Attention", elem_id="head",
+                min_width=150,
+            ),
+            "query": gr.Dropdown(
+                ["CLS"], value="CLS", label="Query", allow_custom_value=True, elem_id="query",
+                min_width=150,
+            ),
+            "neuron": gr.Dropdown(
+                [NO_NEURON], value=NO_NEURON, label="Neuron map", elem_id="neuron", min_width=150
+            ),
+            "log": gr.Checkbox(label="logarithmic colours", elem_id="log", min_width=150),
+        }  # fmt: skip
+    widgets["stage"] = make_stage()
+    widgets["words"] = gr.Markdown(elem_id="words")
+    return widgets
 
 
-def _connect(page: gr.Blocks, events: "_Events", chosen: dict, shown: dict) -> None:
+def _take_along() -> Widgets:
+    """The state, to copy."""
+    widgets: Widgets = {}
+    for key, title, language in (
+        ("snippet", "Python", "python"),
+        ("json", "intervention.json, for ttreg apply --intervention", "json"),
+        ("state", "state.json: everything, with the numbers", "json"),
+    ):
+        with gr.Tab(title):
+            widgets[key] = gr.Code(label=title, language=language, elem_id=key)  # type: ignore[arg-type]
+    return widgets
+
+
+def _connect(page: gr.Blocks, events: Events, widgets: Widgets) -> None:
     """Which widget asks what."""
-    maps = [shown[key] for key in shown if key not in ("layer", "snippet", "json", "look")]
-    settings = ("kind", "ticked", "n_registers", "semantics", "fill", "canvas")
-    state = [chosen["spec"], chosen["pixels"], shown["layer"], *(chosen[key] for key in settings)]
-    results = [shown["look"], *maps, shown["snippet"], shown["json"]]
-    picture = [chosen[key] for key in ("picture", "pixels", "canvas")]
-    model = [chosen["written"], chosen["ticked"], shown["layer"], *picture]
+
+    def some(*names: str) -> list[Any]:
+        return [widgets[name] for name in names]
+
+    chosen = some(*(field.name for field in fields(Chosen)))
+    shown = some("stage", "query", "words", "snippet", "json", "state")
+    quietly: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 
     def then_refresh(event: Any) -> None:
-        event.success(events.refresh, state, results, show_progress="hidden")
+        event.success(events.refresh, chosen, [widgets["seen"], *shown], show_progress="hidden")
 
-    then_refresh(page.load(events.open_model, [chosen["spec"], chosen["picture"]], model))
-    then_refresh(
-        chosen["spec"].submit(events.open_model, [chosen["spec"], chosen["picture"]], model)
-    )
-    then_refresh(
-        chosen["file"].upload(events.take_image, [chosen["spec"], chosen["file"]], picture)
-    )
-    then_refresh(
-        chosen["written"].submit(events.name_neurons, [chosen["written"]], [chosen["ticked"]])
-    )
-    for key in settings:
-        widget = chosen[key]
-        change = widget.apply if key == "canvas" else widget.input
-        change(events.refresh, state, results, show_progress="hidden", trigger_mode="always_last")
-    chosen["canvas"].input(
-        events.refresh, state, results, show_progress="hidden", trigger_mode="always_last"
-    )
-    shown["layer"].input(
-        events.show, [shown["look"], shown["layer"]], maps, show_progress="hidden",
-        trigger_mode="always_last",
-    )  # fmt: skip
+    def then_show(event: Any) -> None:
+        event.success(events.show, [widgets["seen"], *chosen], shown, show_progress="hidden")
 
-
-class _Events:
-    """What happens when a widget changes: widgets' values in, widgets' values out."""
-
-    def __init__(self, explorer: Explorer):
-        self.explorer = explorer
-        for name in ("open_model", "take_image", "name_neurons", "refresh", "show"):
-            setattr(self, name, said(getattr(self, name)))
-
-    def open_model(self, spec: str, picture: Image.Image | None) -> tuple[Any, ...]:
-        """Neurons and layers of a model, and the picture as it sees it."""
-        model, spec = self.explorer.model(spec), spec.strip()
-        neurons = self.explorer.known_neurons(spec)
-        last = model.cfg.n_layers - 1
-        return (
-            written_neurons(neurons),
-            _ticks(neurons),
-            gr.Slider(maximum=last, value=last),
-            *self._prepared(spec, picture or first_picture()),
-        )
-
-    def take_image(self, spec: str, path: str | None) -> tuple[Any, ...]:
-        """The uploaded picture."""
-        return self._prepared(spec, opened_file(path))
-
-    def _prepared(self, spec: str, picture: Image.Image | None) -> tuple[Any, ...]:
-        if picture is None:
-            return None, None, None
-        pixels, seen = self.explorer.prepare(spec, picture)
-        width, height = seen.size
-        canvas = gr.ImageEditor(
-            value={"background": np.asarray(seen), "layers": [], "composite": None},
-            canvas_size=(width, height),
-        )
-        return picture, pixels, canvas
-
-    def name_neurons(self, written: str) -> Any:
-        """Neurons that were written down, all on."""
-        return _ticks(parse_neurons(written))
-
-    def refresh(self, spec: str, pixels: Any, layer: int, *chosen: Any) -> Any:
-        """Maps, words, Python and JSON of what is chosen."""
-        if pixels is None:
-            return gr.skip()
-        settings = self._settings(spec, pixels, *chosen)
-        look = self.explorer.look(spec, pixels, settings)
-        return (
-            look,
-            *self.show(look, layer),
-            settings.snippet(spec.strip()),
-            settings.intervention().to_json(),
-        )
-
-    def _settings(
-        self, spec: str, pixels: Any, kind: Any, ticked: list[str], n_registers: int,
-        semantics: Any, fill: Any, canvas: dict[str, Any] | None,
-    ) -> Settings:  # fmt: skip
-        drawing = drawing_of((canvas or {}).get("layers") or [])
-        grid = self.explorer.grid(spec, pixels)
-        return Settings(
-            kind=kind,
-            neurons=parse_neurons("; ".join(ticked)),
-            n_registers=int(n_registers),
-            semantics=semantics,
-            fill=fill,
-            patches=() if drawing is None else drawn_patches(drawing, grid),
-        )
-
-    def show(self, look: Look | None, layer: int) -> Any:
-        """Maps and words of one layer."""
-        if look is None:
-            return gr.skip()
-        layer = min(int(layer), look.n_layers - 1)
-        return (*coloured(look.norms(layer)), *coloured(look.attention(layer)), look.words(layer))
-
-
-def _ticks(neurons: NeuronSet) -> Any:
-    """One tick a neuron, all on; a tick is written as `parse_neurons` reads it."""
-    names = [f"{layer}: {neuron}" for layer, neuron in neurons]
-    return gr.CheckboxGroup(choices=names, value=names)
+    picture, neurons = some("picture", "pixels", "backdrop", "drawn"), some("ticked", "neuron")
+    model = some("written", "ticked", "neuron", "layer", "head", "query")
+    opened = events.open_model, some("spec", "picture"), [*model, *picture]
+    then_refresh(page.load(*opened))
+    then_refresh(widgets["spec"].submit(*opened))
+    then_refresh(widgets["file"].upload(events.take_image, some("spec", "file"), picture))
+    then_refresh(widgets["written"].submit(events.name_neurons, some("written"), neurons))
+    then_refresh(widgets["rank"].click(events.rank, some("spec", "pixels", "ticked"), neurons))
+    place, stage = some("spec", "pixels"), widgets["stage"]
+    # Not the last only: gradio would send the data of the first event once more.
+    every: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
+    then_show(stage.select(events.select, place, some("query"), **every))
+    then_refresh(stage.input(events.draw, place, some("drawn"), **every))
+    fits = events.fitting, some("kind"), some("n_registers", "semantics", "fill")
+    widgets["kind"].input(*fits, show_progress="hidden")
+    for name in ("kind", "ticked", "n_registers", "semantics", "fill", "layer", "neuron"):
+        widgets[name].input(events.refresh, chosen, [widgets["seen"], *shown], **quietly)
+    for name in ("head", "query", "log"):
+        widgets[name].input(events.show, [widgets["seen"], *chosen], shown, **quietly)

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from ttreg_interp.app.look import Look, look, seen_picture
+from ttreg_interp.app.export import State
+from ttreg_interp.app.look import MEAN_PATCH, Look, View, look
+from ttreg_interp.app.ranking import rank_neurons
 from ttreg_interp.app.settings import Settings
-from ttreg_interp.app.upload import read_upload
+from ttreg_interp.app.upload import Picture, read_upload
 from ttreg_interp.errors import UnsupportedModelError
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import NeuronSet
@@ -72,14 +73,17 @@ class Explorer:
         options = {"layout": layout or "timm", "size": size or "tiny", "seed": int(seed or 0)}
         return NeuronSet.of(planted_vit(**options).truth)
 
-    def prepare(self, spec: str, picture: Image.Image) -> tuple[Pixels, Image.Image]:
-        """Pixels for the model, and the picture as it sees it."""
-        model = self.model(spec)
-        assert model.preprocess is not None
-        pixels = model.preprocess(picture)[None]
-        return pixels, seen_picture(model, pixels)
+    def prepare(self, spec: str, picture: Picture) -> Pixels:
+        """Pixels for the model."""
+        preprocess = self.model(spec).preprocess
+        assert preprocess is not None
+        return preprocess(picture.image)[None]
 
-    def look(self, spec: str, pixels: Pixels, settings: Settings) -> Look:
+    def reader(self, spec: str) -> str:
+        """The query to begin with: [CLS], or the mean patch in a model without it."""
+        return "CLS" if self.model(spec).layout().n_cls else MEAN_PATCH
+
+    def look(self, spec: str, pixels: Pixels, settings: Settings, view: View) -> Look:
         """One image, intact and under the settings.
 
         Raises:
@@ -87,7 +91,24 @@ class Explorer:
         """
         intervention, model = settings.intervention(), self.model(spec)
         with self._turn:  # an intervention is in force for everybody who runs the model
-            return look(model, pixels, intervention)
+            return look(model, pixels, intervention, view)
+
+    def rank(self, spec: str, pixels: Pixels) -> list[tuple[int, int, float]]:
+        """The neurons that make this image's outliers: layer, neuron, score.
+
+        Raises:
+            DataError: it has none.
+        """
+        model = self.model(spec)
+        with self._turn:
+            return rank_neurons(model, pixels)
+
+    def state(
+        self, spec: str, picture: Picture, settings: Settings, view: View, seen: Look
+    ) -> State:
+        """The page's state, to take along."""
+        device = str(self.model(spec).cfg.device)
+        return State(spec, device, picture, settings, view, seen.numbers(view))
 
     def grid(self, spec: str, pixels: Pixels) -> tuple[int, int]:
         """Height and width in patches."""
@@ -95,20 +116,20 @@ class Explorer:
         return layout.height, layout.width
 
 
-def first_picture() -> Image.Image | None:
+def first_picture() -> Picture | None:
     """A photograph to begin with, where scikit-image has one."""
     from ttreg_interp.errors import DataError
     from ttreg_interp.testbed import photographs
 
     try:
-        return photographs()["astronaut"]
+        return Picture(photographs()["astronaut"], "astronaut", embedded=True)
     except DataError:
         return None
 
 
-def opened_file(path: str | None) -> Image.Image | None:
+def opened_file(path: str | None) -> Picture | None:
     """The uploaded picture; None where there is none."""
-    return None if path is None else read_upload(Path(path))
+    return None if path is None else Picture(read_upload(Path(path)), Path(path).name)
 
 
 def _load(spec: str) -> HookedViT:

@@ -4,10 +4,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.interventions import (
     Empty,
@@ -79,30 +75,17 @@ class Settings:
             )
         return Positions(self.patches)
 
-    def snippet(self, model: str) -> str:
-        """Python that runs the model under these settings.
-
-        Args:
-            model: its spec.
+    def python(self) -> str:
+        """A Python expression that makes the intervention.
 
         Raises:
             InterventionError: as `intervention`.
+
+        Example:
+            >>> Settings("zero the neurons", NeuronSet.of({3: [7]})).python()
+            'tt.ZeroNeurons({3: [7]})'
         """
         self.intervention()
-        return (
-            f"import ttreg_interp as tt\n{self._import()}\n"
-            f"model = tt.load({model!r})\n"
-            f"intervention = {self._call()}\n"
-            "pixels = model.preprocess(image)[None]  # image: any PIL image\n"
-            "with model.intervened(intervention):\n"
-            "    output, cache = model.run_with_cache(pixels)\n"
-        )
-
-    def _import(self) -> str:
-        moves = self.kind == "move outliers"
-        return "from ttreg_interp.interventions import MoveNeurons\n" if moves else ""
-
-    def _call(self) -> str:
         neurons = {layer: list(ns) for layer, ns in self.neurons.layers}
         if self.kind == "nothing":
             return "tt.Empty()"
@@ -155,25 +138,3 @@ def written_neurons(neurons: NeuronSet) -> str:
         '2: 93, 551; 4: 464'
     """
     return "; ".join(f"{layer}: {', '.join(map(str, ns))}" for layer, ns in neurons.layers)
-
-
-def drawn_patches(
-    drawing: Bool[Tensor, "height width"], grid: tuple[int, int]
-) -> tuple[tuple[int, int], ...]:
-    """Patches of which a drawing covers more than a quarter.
-
-    Args:
-        drawing: which pixels are drawn on; it covers the image exactly, at any size.
-        grid: height and width in patches.
-
-    Returns:
-        (row, column) pairs in raster order.
-
-    Example:
-        >>> drawing = torch.zeros(4, 8, dtype=torch.bool)
-        >>> drawing[:2, 2:4] = True
-        >>> drawn_patches(drawing, (2, 4))
-        ((0, 1),)
-    """
-    shares = torch.nn.functional.adaptive_avg_pool2d(drawing[None, None].float(), grid)[0, 0]
-    return tuple((int(row), int(column)) for row, column in (shares > 0.25).nonzero())

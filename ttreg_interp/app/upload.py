@@ -1,5 +1,6 @@
 """Uploads: one image of a bounded size, or the reason why not."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -10,6 +11,22 @@ from ttreg_interp.errors import DataError
 MAX_MEGABYTES = 20
 MAX_MEGAPIXELS = 50
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture, and where it came from."""
+
+    image: Image.Image
+    """8-bit RGB, upright."""
+    name: str
+    """File name, or name of an embedded photograph."""
+    embedded: bool = False
+    """Whether it is an embedded photograph."""
+
+    def python(self) -> str:
+        """A Python expression that reads it; a name that would run as code stays a string."""
+        return f"photographs()[{self.name!r}]" if self.embedded else f"read_image({self.name!r})"
 
 
 def read_upload(path: Path | str) -> Image.Image:

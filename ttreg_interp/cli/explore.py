@@ -32,7 +32,7 @@ class Explore:
         """Serve until interrupted."""
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         try:
-            from ttreg_interp.app.page import THEME, build
+            from ttreg_interp.app.page import STYLE, THEME, build
         except ModuleNotFoundError as error:
             raise UnsupportedModelError(
                 f"`ttreg explore` needs the package {error.name!r}, which is not installed: "
@@ -54,6 +54,7 @@ class Explore:
                 ssr_mode=False,
                 max_file_size=MAX_MEGABYTES * 1_000_000,
                 theme=THEME,
+                css=STYLE,
                 footer_links=[],
             )
         except OSError as error:

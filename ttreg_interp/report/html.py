@@ -1,16 +1,11 @@
 """The report: one HTML file with its data, styles and scripts inside."""
 
-import base64
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jaxtyping import UInt8
-from torch import Tensor
 
 from ttreg_interp.report.blocks import TokenBlocks
 from ttreg_interp.report.curves import arm_layout, read_curves
@@ -19,6 +14,7 @@ from ttreg_interp.report.pack import Plane, pack_codes, pack_floats
 from ttreg_interp.report.run import Run, write_whole
 from ttreg_interp.report.sections import calibration, tables
 from ttreg_interp.report.tables import make_table
+from ttreg_interp.report.thumbnails import data_uri
 from ttreg_interp.report.words import cards, sentences
 
 SCRIPTS = ("decode.js", "maps.js", "colour.js", "chart.js", "neurons.js", "app.js")
@@ -43,11 +39,11 @@ def write_report(run_dir: Path | str, path: Path | str | None = None) -> Path:
     from markupsafe import Markup
 
     run = Run.load(run_dir)
-    pages = Environment(loader=FunctionLoader(_page_file), autoescape=True, trim_blocks=True)
+    pages = Environment(loader=FunctionLoader(page_file), autoescape=True, trim_blocks=True)
     page = pages.get_template("report.html").render(
         _context(run),
-        style=Markup(_page_file("style.css")),
-        script=Markup("\n".join(_page_file(name) for name in SCRIPTS)),
+        style=Markup(page_file("style.css")),
+        script=Markup("\n".join(page_file(name) for name in SCRIPTS)),
         blobs=_blobs(run),
     )
     target = Path(path) if path is not None else Path(run_dir) / "report.html"
@@ -56,7 +52,8 @@ def write_report(run_dir: Path | str, path: Path | str | None = None) -> Path:
     return target
 
 
-def _page_file(name: str) -> str:
+def page_file(name: str) -> str:
+    """A script, style or template of the page."""
     return (resources.files("ttreg_interp.report") / "page" / name).read_text(encoding="utf-8")
 
 
@@ -70,7 +67,7 @@ def _context(run: Run) -> dict[str, Any]:
         "attention": info["attention"],
         "arms": [_arm_facts(arm) for arm in info["arms"]],
         "images": [
-            {"name": image["name"], "picture": _data_uri(picture)}
+            {"name": image["name"], "picture": data_uri(picture)}
             for image, picture in zip(info["images"], run.maps["thumbnails"], strict=True)
         ],
         "neurons": [asdict(one) for one in neurons],
@@ -102,14 +99,6 @@ def _arm_facts(arm: dict[str, Any]) -> dict[str, Any]:
         "prefix": layout.row_names()[: layout.patches.start],
         "rows": arm["rows"],
     }
-
-
-def _data_uri(picture: UInt8[Tensor, "height width 3"]) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture.numpy()).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _blobs(run: Run) -> Iterator[tuple[str, str]]:

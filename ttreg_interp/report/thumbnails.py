@@ -1,5 +1,7 @@
 """The images as the model sees them: preprocessing undone, so that maps lie exactly on them."""
 
+import base64
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +36,15 @@ def thumbnails(
     size = [max(1, round(side * shrink)) for side in pictures.shape[-2:]]
     small = interpolate(pictures, size=size, mode="bilinear", antialias=True)
     return (small.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def data_uri(picture: UInt8[Tensor, "height width 3"]) -> str:
+    """The picture inside an address, for pages that fetch nothing."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _range(
