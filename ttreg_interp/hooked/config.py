@@ -1,6 +1,7 @@
 """The numbers that describe a hooked model, by TransformerLens' names."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -41,6 +42,8 @@ class HookedViTConfig:
     """Never: every block has an MLP."""
     is_visual_model: bool = True
     """Whether it reads images."""
+    fast_cpu: Literal["float32", "bfloat16"] | None = None
+    """Precision of the linears' other kernels, None where torch's own run."""
 
 
 @dataclass(frozen=True)

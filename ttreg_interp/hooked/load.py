@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ttreg_interp.errors import ArtifactError, ContractError, UnsupportedModelError
+from ttreg_interp.hooked.fast_cpu import Precision, kernels_of
 from ttreg_interp.hooked.language import HookedLM
 from ttreg_interp.hooked.sources import SOURCES, Loaded, Request, source_file
 from ttreg_interp.hooked.sources.common import seeded
@@ -75,6 +76,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    fast_cpu: bool | Precision = False,
 ) -> Any:
     """A hooked model by name: a HookedViT with its preprocessing and, where it has one, its text
     tower; or a HookedLM with its tokenizer.
@@ -89,9 +91,14 @@ def load(
             interpolate its position embeddings.
         device: where to put the parameters.
         dtype: of the parameters.
+        fast_cpu: other kernels for the linears of a vision model in float32 on a CPU. True: oneDNN,
+            for those linears where it is faster than torch's own on this machine (it takes a second
+            or so to find out). 'float32': oneDNN for all. 'bfloat16': products in bfloat16 inside
+            the blocks; the residual stream stays in float32.
 
     Raises:
-        UnsupportedModelError: unknown spec, name or family; names what is near.
+        UnsupportedModelError: unknown spec, name or family; names what is near. Or `fast_cpu` is not
+            for this model.
         ArtifactError: a checkpoint that is missing or of another architecture.
         ContractError: NaN or inf in the weights.
 
@@ -106,7 +113,8 @@ def load(
             f"No checkpoint at {parsed.checkpoint}. Check the path after '@' in {spec!r}."
         )
     if parsed.source in LANGUAGE_SOURCES:
-        return _language_model(parsed, image_size, device, dtype)
+        _refuse_of_language_model(parsed, image_size=image_size, fast_cpu=fast_cpu or None)
+        return _language_model(parsed, device, dtype)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     request = Request(parsed.name, parsed.checkpoint, parsed.random_seed is not None, size)
     with seeded(parsed.random_seed or 0):
@@ -121,14 +129,17 @@ def load(
     model = model.to(device=device, dtype=dtype)
     if model.text is not None:
         model.text.module.to(device=device, dtype=dtype)
-    return model.eval()
+    model.fast_cpu = kernels_of(model.eval(), fast_cpu)
+    return model
 
 
-def _language_model(spec: ModelSpec, image_size: Any, device: Any, dtype: Any) -> HookedLM:
-    if image_size is not None:
-        raise UnsupportedModelError(
-            f"{spec} is a language model; leave out image_size={image_size}."
-        )
+def _refuse_of_language_model(spec: ModelSpec, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise UnsupportedModelError(f"{spec} is a language model; leave out {name}={value!r}.")
+
+
+def _language_model(spec: ModelSpec, device: Any, dtype: Any) -> HookedLM:
     random = spec.random_seed is not None
     with seeded(spec.random_seed or 0):
         loaded = load_language(spec.source, Request(spec.name, spec.checkpoint, random))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from ttreg_interp.errors import LayoutError, UnsupportedModelError
 from ttreg_interp.hooked.blocks import HookedBlock, HookedNorm
 from ttreg_interp.hooked.config import HookedViTConfig
+from ttreg_interp.hooked.fast_cpu import FastCPU, Precision, kernels_of
 from ttreg_interp.hooked.layout import TokenLayout
 from ttreg_interp.hooked.parts import Positions, ViTParts
 from ttreg_interp.hooked.root import HookedModel
@@ -33,6 +35,7 @@ class HookedViT(HookedModel):
         parts: where its family keeps its parts.
         preprocess: PIL image -> Float[Tensor, "channel height width"], as the model was trained.
         text: text tower (`encode_text`, `tokenize`) of a CLIP-style model, else None.
+        fast_cpu: other kernels for its linears; None for torch's own.
 
     Example:
         >>> import timm, torch
@@ -48,6 +51,7 @@ class HookedViT(HookedModel):
         self.parts = parts
         self.preprocess: Callable[[Any], Tensor] | None = None
         self.text: Any = None
+        self.fast_cpu: FastCPU | None = None
         self.hook_embed = HookPoint()  # [batch, token, d_model], positions added, before ln_pre
         if parts.ln_pre is not None:
             self.ln_pre = HookedNorm(parts.ln_pre)
@@ -63,16 +67,18 @@ class HookedViT(HookedModel):
         self._name = name or type(source).__name__
 
     @classmethod
-    def wrap(cls, module: nn.Module) -> "HookedViT":
+    def wrap(cls, module: nn.Module, *, fast_cpu: bool | Precision = False) -> "HookedViT":
         """Hook points for a model in hand.
 
         Args:
             module: a vision transformer of a supported family, or a model that holds one
                 (`CLIP`, `CLIPModel`, a LLaVA-style model): its vision tower is taken.
+            fast_cpu: as in `load`.
 
         Raises:
             UnsupportedModelError: no source file knows the class; names the nearest families. Or
-                an intervention is baked into it, which hook points would leave out.
+                an intervention is baked into it, which hook points would leave out. Or `fast_cpu`
+                is for a model in float32 on a CPU.
         """
         from ttreg_interp.hooked.sources import default_preprocess, parts_of
 
@@ -84,6 +90,7 @@ class HookedViT(HookedModel):
             )
         model = cls(source, parts)
         model.preprocess = default_preprocess(source, parts.image_size)
+        model.fast_cpu = kernels_of(model, fast_cpu)
         return model
 
     # ------------------------------------------------------------------ forward
@@ -121,8 +128,9 @@ class HookedViT(HookedModel):
             x, positions = self._embed(pixels)
         else:
             x, positions = pixels, self._positions(pixels, shape)
-        for block in self.blocks[self._span(start_at_layer, stop_at_layer)]:
-            x = block(x, positions)
+        with nullcontext() if self.fast_cpu is None else self.fast_cpu.running(x):
+            for block in self.blocks[self._span(start_at_layer, stop_at_layer)]:
+                x = block(x, positions)
         if stop_at_layer is not None:
             return x
         return self._read(x, layout.of_length(x.shape[1]), return_type)
@@ -215,6 +223,7 @@ class HookedViT(HookedModel):
             n_ctx=self.layout().n_tokens,
             d_vocab=-1 if self.parts.unembed is None else self.parts.unembed()[0].shape[0],
             final_rms=final is not None and not self.ln_final.centred,
+            fast_cpu=None if self.fast_cpu is None else self.fast_cpu.precision,
         )
 
     def _layout_of_run(self, inputs: Any, n_tokens: int | None, **kwargs: Any) -> TokenLayout:
@@ -227,11 +236,12 @@ class HookedViT(HookedModel):
     def __deepcopy__(self, memo: dict) -> "HookedViT":
         twin = type(self).wrap(copy.deepcopy(self.source, memo))
         twin.parts = replace(twin.parts, image_size=self.image_size)
-        twin.preprocess, twin.text, twin.spec, twin._name = (
+        twin.preprocess, twin.text, twin.spec, twin._name, twin.fast_cpu = (
             self.preprocess,
             self.text,
             self.spec,
             self._name,
+            self.fast_cpu,
         )
         return twin
 
