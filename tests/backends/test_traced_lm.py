@@ -36,6 +36,13 @@ SIZE = {
     "eos_token_id": 1,
 }
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+PHI = {"num_key_value_heads": 2, "pad_token_id": None}
+CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+WINDOW = {
+    "sliding_window": 5,  # of texts of 9
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    "query_pre_attn_scalar": 8,
+}
 GPT2 = {
     "vocab_size": 65,
     "n_embd": 32,
@@ -51,6 +58,9 @@ MODELS = {
     ),
     "Qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**SIZE, **GROUPED)),
     "Gemma": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**SIZE, **GROUPED)),
+    "Phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**SIZE, **PHI)),
+    "Gemma 2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**SIZE, **GROUPED, **WINDOW, **CAPS)),
+    "Gemma 3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**SIZE, **GROUPED, **WINDOW)),
     "GPT-NeoX": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SIZE)),
     "GPT-2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
     "GPT-2, eager": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, attn_implementation="eager")),

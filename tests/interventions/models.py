@@ -12,7 +12,8 @@ N_LAYERS, D_MODEL, N_HEADS, D_MLP, GRID = 3, 32, 2, 128, 4
 """Sizes that all of them share: images of 32 x 32 pixels in 4 x 4 patches."""
 
 
-def _timm(**options: Any) -> nn.Module:
+def timm_vit(**options: Any) -> nn.Module:
+    """timm's VisionTransformer of these sizes."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
@@ -25,7 +26,8 @@ def _timm(**options: Any) -> nn.Module:
     )
 
 
-def _eva() -> nn.Module:
+def eva(**options: Any) -> nn.Module:
+    """timm's Eva of these sizes: rotary positions, four trained registers."""
     from timm.models.eva import Eva
 
     return Eva(
@@ -39,7 +41,7 @@ def _eva() -> nn.Module:
         num_reg_tokens=4,
         use_rot_pos_emb=True,
         use_abs_pos_emb=False,
-        qkv_fused=True,
+        **options,
     )
 
 
@@ -75,12 +77,14 @@ def _dinov2() -> nn.Module:
 
 
 LAYOUTS = {
-    "timm with [CLS]": _timm,
-    "timm SigLIP without [CLS]": lambda: _timm(class_token=False, global_pool="map", num_classes=0),
-    "timm with 4 trained registers": lambda: _timm(
+    "timm with [CLS]": timm_vit,
+    "timm SigLIP without [CLS]": lambda: timm_vit(
+        class_token=False, global_pool="map", num_classes=0
+    ),
+    "timm with 4 trained registers": lambda: timm_vit(
         reg_tokens=4, no_embed_class=True, init_values=0.5, dynamic_img_size=True
     ),
-    "timm Eva with rotation": _eva,
+    "timm Eva with rotation": eva,
     "open_clip with ln_pre": _open_clip,
     "transformers with gated MLP and 2 trained registers": _dinov2,
 }

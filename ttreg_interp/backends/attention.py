@@ -11,6 +11,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.backends.sites import Call
+from ttreg_interp.hooked.blocks import capped
 from ttreg_interp.hooked.parts import AttentionParts
 
 Heads = Float[Tensor, "batch token head d_head"]
@@ -34,6 +35,8 @@ class AttentionCall:
     """Factor on query . key."""
     causal: bool = False
     """Whether a token sees itself and what stands before it only."""
+    softcap: float | None = None
+    """See AttentionParts."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Convention:
         args, named = inputs
         given = self.read({**dict(zip(self.names, args, strict=False)), **named}, attn)
         k, v = spread(given.k, attn), spread(given.v, attn)
-        return replace(given, k=k, v=v, causal=attn.causal)
+        return replace(given, k=k, v=v, causal=attn.causal, softcap=attn.softcap)
 
 
 def spread(grouped: Float[Tensor, "batch _ _ d_head"], attn: AttentionParts) -> Heads:
@@ -116,12 +119,13 @@ def attend(given: AttentionCall, points: Points) -> Heads:
     if points["hook_mask"].has_hooks():
         mask = q.new_zeros(1, 1, q.shape[2], k.shape[2]) if mask is None else mask
         mask = points["hook_mask"](mask)
-    if not (points["hook_attn_scores"].has_hooks() or points["hook_pattern"].has_hooks()):
+    hooked = points["hook_attn_scores"].has_hooks() or points["hook_pattern"].has_hooks()
+    if not hooked and given.softcap is None:
         if mask is not None:  # the fused kernels want all rows spelled out
             mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
         z = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=given.scale)
     else:
-        scores = q @ k.transpose(-2, -1) * given.scale
+        scores = capped(q @ k.transpose(-2, -1) * given.scale, given.softcap)
         scores = points["hook_attn_scores"](scores if mask is None else scores + mask)
         z = points["hook_pattern"](scores.softmax(dim=-1)) @ v
     return points["hook_z"](z.transpose(1, 2)) if "hook_z" in points else z.transpose(1, 2)

@@ -9,22 +9,19 @@ takes a traced one: interventions, `run_with_cache`, discovery, metrics.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens import HookedRootModule
 
 from ttreg_interp.backends.run import Run
 from ttreg_interp.backends.shape import TowerShape, parts_from
 from ttreg_interp.backends.sites import SiteMap, sites_of
-from ttreg_interp.backends.traced import Traced, enveloped
+from ttreg_interp.backends.traced import Remote, Traced, enveloped
 from ttreg_interp.errors import LayoutError, UnsupportedModelError
 from ttreg_interp.hooked.cache import ViTActivationCache
 from ttreg_interp.hooked.language import HookedLM, ReturnType, Tokenizer
-from ttreg_interp.hooked.language_parts import LMParts, RotaryTable
-from ttreg_interp.hooked.parts import ViTParts
+from ttreg_interp.hooked.language_parts import RotaryTable
 from ttreg_interp.hooked.sources import default_preprocess, parts_of
 from ttreg_interp.hooked.vit import HookedViT
-
-Remote = bool | str
 
 
 class TracedViT(Traced, HookedViT):
@@ -43,12 +40,6 @@ class TracedViT(Traced, HookedViT):
         >>> cache["blocks.3.hook_resid_post"].shape  # one row more
         torch.Size([1, 102, 64])
     """
-
-    def __init__(
-        self, envoy: Any, source: nn.Module, parts: ViTParts, sites: SiteMap, remote: Remote = False
-    ):
-        super().__init__(source, parts)
-        self._attach(envoy, sites, remote)
 
     @classmethod
     def trace(
@@ -72,7 +63,7 @@ class TracedViT(Traced, HookedViT):
             UnsupportedModelError: no source file knows it and no sites were given, or the sites do
                 not fit.
         """
-        envoy, whole = enveloped(model)
+        envoy, whole = enveloped(model, remote)
         if (sites is None) != (shape is None):
             raise UnsupportedModelError(
                 "A site map says where parts are, a TowerShape how large they are: give both, or "
@@ -112,6 +103,7 @@ class TracedViT(Traced, HookedViT):
             LayoutError: an image size that the model does not take, a layer that it does not have,
                 or pixels beside named inputs, or none of them.
         """
+        self._begin_forward()
         if (pixels is None) == (not inputs):
             raise LayoutError(
                 "Give pixels, to run the vision transformer alone, or named inputs of the whole model "
@@ -165,12 +157,6 @@ class TracedLM(Traced, HookedLM):
         torch.Size([1, 3, 50])
     """
 
-    def __init__(
-        self, envoy: Any, source: nn.Module, parts: LMParts, sites: SiteMap, remote: Remote = False
-    ):
-        super().__init__(source, parts)
-        self._attach(envoy, sites, remote)
-
     @classmethod
     def trace(
         cls, model: Any, tokenizer: Tokenizer | None = None, *, remote: Remote = False
@@ -187,7 +173,7 @@ class TracedLM(Traced, HookedLM):
         """
         from ttreg_interp.hooked.sources.causal_lm import parts
 
-        envoy, whole = enveloped(model)
+        envoy, whole = enveloped(model, remote)
         read = parts(whole)
         traced = cls(envoy, whole, read, sites_of(whole, whole, read), remote)
         traced.tokenizer = tokenizer
@@ -206,6 +192,7 @@ class TracedLM(Traced, HookedLM):
         Raises:
             LayoutError: more tokens than the model takes, or a layer that it does not have.
         """
+        self._begin_forward()
         stop, start = self._stop(start_at_layer, stop_at_layer), self._start(start_at_layer, inputs)
         if start is None:
             ids = self._ids(inputs)
@@ -214,14 +201,14 @@ class TracedLM(Traced, HookedLM):
             ids = torch.zeros(len(inputs), n_given, dtype=torch.long, device=inputs.device)
         n_given = self.layout(ids.shape).n_given
         run = Run(self, stop, cut_outputs=False, start=start)
-        run = self._trace(run, self.parts.reference, ids)
+        run = self._trace(run, None, ids, use_cache=False)
         if stop is not None:
             return run.residual
         if return_type == "output":
-            return run.result
+            return run.result.logits
         assert run.residual is not None
         tokens = self._read(run.residual, n_given, "tokens")
-        return tokens if return_type == "tokens" else (run.result, tokens)
+        return tokens if return_type == "tokens" else (run.result.logits, tokens)
 
     def rotary_table(self, cos: Tensor, sin: Tensor) -> RotaryTable:
         """See Traced."""

@@ -12,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.backends.attention import CONVENTIONS, Points, attend, reweigh, spread
 from ttreg_interp.backends.sites import ATTENTION_POINTS, TURNED, BlockSites
+from ttreg_interp.errors import LayoutError
 from ttreg_interp.hooked.blocks import HookedAttention, HookedBlock
 
 
@@ -57,7 +58,7 @@ class Run:
     def _enter(self) -> int:
         """Rows of the model itself."""
         embed, full_embed = self.model.sites.entrance()
-        n_tokens = self._change(embed, lambda tokens: tokens).shape[1]
+        n_tokens = self._n_tokens(embed)
         self._serve(embed, self.model.hook_embed)
         tokens = self._serve(full_embed, self.model.hook_full_embed, always=True)
         assert tokens is not None
@@ -67,13 +68,24 @@ class Run:
     def _skip(self, layer: int, residual: Tensor) -> int:
         """Go on from a residual stream; rows that the model itself would have."""
         embed, full_embed = self.model.sites.entrance()
-        n_tokens = self._change(embed, lambda tokens: tokens).shape[1]
+        n_tokens = self._n_tokens(embed)
         self.n_added = residual.shape[1] - n_tokens
         for skipped in range(layer):
             self._host(self.model.sites.block_path(skipped)).skip(residual)
         if layer == 0:
             self._change(full_embed, lambda tokens: residual)
         return n_tokens
+
+    def _n_tokens(self, embed: str) -> int:
+        """Rows that the model itself lets enter."""
+        shape = self._change(embed, lambda tokens: tokens).shape
+        if len(shape) != 3:
+            raise LayoutError(
+                f"What enters {self.model.sites.block_path(0)} has shape {tuple(shape)}; hook points "
+                "take [batch, token, d_model]. Towers that pack all images into one sequence "
+                "(Qwen2-VL) are not covered."
+            )
+        return shape[1]
 
     def _block(self, path: str, block: HookedBlock) -> None:
         inside: BlockSites = self.model.sites.inside
@@ -90,10 +102,9 @@ class Run:
     def _attention(self, path: str, inside: BlockSites, attn: HookedAttention) -> None:
         points = attention_points(attn)
         z = points.pop("hook_z") if inside.z is not None else None
-        longer = attn.parts.causal and self.n_added > 0  # the model's own masks are too short then
-        turned = (
-            self._turned(f"{path}.{inside.rotation}", attn, longer) if inside.rotation else None
-        )
+        # then the model's own masks are too short, or its turn counts rows from the front
+        longer = self.n_added > 0 and (attn.parts.causal or inside.before_turn is not None)
+        turned = self._turned(path, inside, attn, longer) if inside.rotation else None
         if longer or turned is not None or any(point.has_hooks() for point in points.values()):
             if inside.attention is None:
                 self._change(f"{path}.{inside.pattern}", lambda p: reweigh(p, points))
@@ -104,22 +115,30 @@ class Run:
             self._change(f"{path}.{inside.z}", lambda flat: z(flat.unflatten(-1, shape)).flatten(2))
 
     def _turned(
-        self, path: str, attn: HookedAttention, longer: bool
+        self, path: str, inside: BlockSites, attn: HookedAttention, longer: bool
     ) -> tuple[Tensor, Tensor] | None:
         """Queries and keys turned here instead: if somebody hooks them before the turn, or if there are
         more rows than the model has positions for."""
         if not (longer or attn.hook_q.has_hooks() or attn.hook_k.has_hooks()):
             return None
-        operation = self._host(path)
-        (q_given, k_given, cos, sin, *_), _ = operation.inputs
+        operations = [self._host(f"{path}.{operation}") for operation in inside.turning()]
+        if inside.before_turn is None:
+            (q_given, k_given, cos, sin, *_), _ = operations[0].inputs
+            table, as_given = self.model.rotary_table(cos, sin), (q_given, k_given)
+        else:
+            q_given, k_given = (
+                self._change(f"{path}.{site}", lambda x: x) for site in inside.before_turn
+            )
+            (as_given, table, *_), _ = operations[0].inputs
         assert attn.parts.rotate is not None
         with self._aside():
             q = attn.hook_q(q_given.transpose(1, 2))
             k = attn.hook_k(spread(k_given.transpose(1, 2), attn.parts))
-            table = self.model.rotary_table(cos, sin)
             turned = attn.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), table)
         if longer:
-            operation.skip((q_given, k_given))
+            operations[0].skip(as_given)
+            for operation in operations[1:]:
+                operation.skip(operation.inputs[0][0])
         return turned[0].transpose(1, 2), turned[1].transpose(1, 2)
 
     def _attend(

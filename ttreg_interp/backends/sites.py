@@ -60,8 +60,11 @@ class BlockSites:
     scaled_dot_product_attention, or as torch's multi_head_attention_forward."""
     rotates: bool = False
     """Whether queries and keys are turned by position before `attention`."""
-    rotation: str | None = None
-    """The operation that turns them, called with queries, keys, cosines and sines."""
+    rotation: str | tuple[str, str] | None = None
+    """The operation that turns them, called with queries, keys, cosines and sines; or two, called with
+    the patches' rows of queries, then of keys, and a table."""
+    before_turn: tuple[str, str] | None = None
+    """With two: the sites of whole queries and keys, [batch, head, token, d_head]."""
     pattern: str | None = None
     """The site of the pattern, [batch, head, query, key], where attention is spelled out."""
     z: str | None = None
@@ -76,7 +79,8 @@ class BlockSites:
 
     def hook_sites(self) -> dict[str, str]:
         """Hook points of a block in the order of its forward, and where each stands."""
-        before_turn: tuple[str, ...] = ("attn.hook_q", "attn.hook_k") if self.rotates else ()
+        turning = self.turning() if self.rotates else ()
+        before_turn = ("attn.hook_q", "attn.hook_k") if turning else ()
         called: dict[str, str | None]
         if self.attention:
             names = TURNED if self.rotates else {}
@@ -85,7 +89,7 @@ class BlockSites:
             called = dict.fromkeys(("attn.hook_mask", "attn.hook_pattern"), self.pattern)
         found = {
             "hook_resid_pre": "input",
-            **{point: self.rotation for point in before_turn},
+            **dict(zip(before_turn, 2 * turning, strict=False)),
             **called,
             "attn.hook_z": self.z or self.attention,
             "hook_attn_out": self.attn_contribution,
@@ -95,6 +99,12 @@ class BlockSites:
             "hook_resid_post": "output",
         }
         return {point: path for point, path in found.items() if path is not None}
+
+    def turning(self) -> tuple[str, ...]:
+        """The operations that turn queries and keys: none, one for both, or one for each."""
+        if self.rotation is None or isinstance(self.rotation, tuple):
+            return self.rotation or ()
+        return (self.rotation,)
 
 
 @dataclass(frozen=True)
@@ -131,8 +141,8 @@ class SiteMap:
 class Operations:
     """What no module of a block holds: operations inside its forward."""
 
-    attention: str
-    """Operation of the attention module."""
+    attention: str | None
+    """Operation of the attention module; None: a fused kernel that nobody sees, or `pattern`."""
     resid_mid: str | None
     """Operation of the block after which both branches see the residual stream; None: there is none,
     as where MLP and attention stand side by side."""
@@ -140,14 +150,25 @@ class Operations:
     """Sites of what attention and MLP add; None: the outputs of their last linears."""
     call: Call = "transformers"
     """See BlockSites."""
-    rotation: str | None = None
-    """Operation of the attention module that turns queries and keys."""
+    rotation: str | tuple[str, str] | None = None
+    """Operation of the attention module that turns queries and keys, or those that do."""
+    before_turn: tuple[str, str] | None = None
+    """See BlockSites; from the attention module."""
+    pattern: str | None = None
+    """See BlockSites; from the attention module."""
 
 
 _INTERFACE = "attention_interface_1"
 _DINO = Operations(_INTERFACE, "hidden_states_2", ("layer_scale1.output", "layer_scale2.output"))
 _ROTATION = "apply_rotary_pos_emb_0"
 _LLAMA = Operations(_INTERFACE, "hidden_states_1", rotation=_ROTATION)
+_GEMMA_2 = replace(
+    _LLAMA,
+    resid_mid="hidden_states_2",
+    contributions=("post_attention_layernorm.output", "post_feedforward_layernorm.output"),
+)
+_TIMM = Operations("F_scaled_dot_product_attention_0", "x_0", ("ls1.output", "ls2.output"), "sdpa")
+_HUB = Operations(None, None, ("ls1.output", "ls2.output"), pattern="attn_drop.output")
 _INTERNVL = Operations(
     _INTERFACE,
     "hidden_states_0",
@@ -155,9 +176,16 @@ _INTERNVL = Operations(
 )
 
 BLOCKS = {
-    "timm Block": Operations(
-        "F_scaled_dot_product_attention_0", "x_0", ("ls1.output", "ls2.output"), "sdpa"
+    "timm Block": _TIMM,
+    "timm EvaBlock": replace(
+        _TIMM,
+        contributions=("drop_path1.output", "drop_path2.output"),
+        rotation=("apply_rot_embed_cat_0", "apply_rot_embed_cat_1"),
+        before_turn=("q_norm.output", "k_norm.output"),
     ),
+    # Blocks of DINOv2's hub add inside functions of their own, which nobody sees.
+    "dinov2 Block": _HUB,
+    "dinov2 NestedTensorBlock": _HUB,
     "open_clip ResidualAttentionBlock": Operations(  # its attention is a module of torch
         "F_multi_head_attention_forward_1", "x_0", ("ls_1.output", "ls_2.output"), "torch"
     ),
@@ -165,6 +193,7 @@ BLOCKS = {
     "transformers DeiTLayer": Operations(_INTERFACE, "hidden_states_2"),
     "transformers CLIPEncoderLayer": Operations(_INTERFACE, "hidden_states_1"),
     "transformers SiglipEncoderLayer": Operations(_INTERFACE, "hidden_states_1"),
+    "transformers Siglip2EncoderLayer": Operations(_INTERFACE, "hidden_states_1"),
     "transformers Dinov2Layer": _DINO,
     "transformers Dinov2WithRegistersLayer": _DINO,
     "transformers DINOv3ViTLayer": replace(_DINO, rotation=_ROTATION),
@@ -175,6 +204,9 @@ BLOCKS = {
     "transformers Qwen2DecoderLayer": _LLAMA,
     "transformers Qwen3DecoderLayer": _LLAMA,
     "transformers GemmaDecoderLayer": _LLAMA,
+    "transformers Gemma2DecoderLayer": _GEMMA_2,
+    "transformers Gemma3DecoderLayer": _GEMMA_2,
+    "transformers Phi3DecoderLayer": _LLAMA,
     "transformers GPTNeoXLayer": Operations(_INTERFACE, None, rotation=_ROTATION),
 }
 """Class of a block -> its operations, by nnsight's names. Modules are found by identity."""
@@ -189,8 +221,10 @@ def sites_of(model: nn.Module, tower: nn.Module, parts: ViTParts | LMParts) -> S
         parts: of the tower.
 
     Raises:
-        UnsupportedModelError: a block whose operations are not listed in BLOCKS.
+        UnsupportedModelError: a block whose operations are not listed in BLOCKS, or a kernel that takes
+            no additive mask.
     """
+    _require_additive_masks(tower)
     paths = {id(module): path for path, module in tower.named_modules()}
     first = parts.blocks[0]
     block_path = _parent(paths[id(first.ln1)])
@@ -210,29 +244,51 @@ def _operations(block: nn.Module) -> Operations:
             f"{', '.join(BLOCKS)}. Say where its parts are: "
             "TracedViT.trace(model, sites=SiteMap(...), shape=TowerShape(...))."
         )
-    return BLOCKS[class_name(block)]
+    operations = BLOCKS[class_name(block)]
+    if operations.call == "sdpa" and not block.get_submodule("attn").fused_attn:  # timm, told so
+        return replace(operations, attention=None, pattern="attn_drop.output")
+    return operations
+
+
+def _require_additive_masks(tower: nn.Module) -> None:
+    kernel = getattr(getattr(tower, "config", None), "_attn_implementation", None)
+    if kernel not in (None, "eager", "sdpa"):
+        raise UnsupportedModelError(
+            f"{class_name(tower)} attends by {kernel!r}, whose masks cannot be handed on. Set "
+            "model.set_attn_implementation('sdpa') or 'eager' before the trace."
+        )
 
 
 def _inside(operations: Operations, parts: BlockParts, paths: Mapping[int, str]) -> BlockSites:
     attn_out, mlp_out = (paths[id(_module(out))] for out in (parts.attn.out, parts.mlp.out))
+    hidden = operations.attention is None  # what comes out of it
     between = parts.attn.inner_norm is not None or parts.attn.gate is not None
     added = operations.contributions or (f"{attn_out}.output", f"{mlp_out}.output")
-    source = f"{_parent(attn_out)}.source"
-    turn, middle = operations.rotation, operations.resid_mid
+    attn, turns = _parent(attn_out), parts.attn.rotate is not None and not hidden
+    middle, before = operations.resid_mid, operations.before_turn
     return BlockSites(
         ln1=paths[id(parts.ln1)],
         attn_out=attn_out,
         ln2=paths[id(parts.ln2)],
         mlp_out=mlp_out,
-        attention=f"{source}.{operations.attention}",
+        attention=_within(f"{attn}.source", operations.attention),
         call=operations.call,
         rotates=parts.attn.rotate is not None,
-        rotation=None if turn is None else f"{source}.{turn}",
-        z=f"{attn_out}.input" if between else None,
+        rotation=_within(f"{attn}.source", operations.rotation) if turns else None,
+        before_turn=_within(attn, before) if turns else None,
+        pattern=_within(attn, operations.pattern),
+        z=f"{attn_out}.input" if between or hidden else None,
         attn_contribution=added[0],
         resid_mid=None if middle is None else f"source.{middle}.output",
         mlp_contribution=added[1],
     )
+
+
+def _within(path: str, names: Any) -> Any:
+    """One name, several, or none, as paths."""
+    if isinstance(names, tuple):
+        return tuple(f"{path}.{name}" for name in names)
+    return None if names is None else f"{path}.{names}"
 
 
 def _module(linear: Any) -> nn.Module:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from ttreg_interp.backends.importing import import_nnsight
@@ -17,6 +17,9 @@ from ttreg_interp.hooked.intervened import SupportsHooks
 from ttreg_interp.hooked.parts import Tokens
 from ttreg_interp.hooked.root import HookedModel
 
+Remote = bool | str
+"""False: here; True: on NDIF; an address: on a server there."""
+
 
 class Traced(HookedModel):
     """A hooked model whose blocks the model itself runs.
@@ -26,13 +29,17 @@ class Traced(HookedModel):
 
     envoy: Any
     sites: SiteMap
-    remote: bool | str
+    remote: Remote
     hook_embed: HookPoint
     hook_full_embed: HookPoint
     parts: Any
 
-    def _attach(self, envoy: Any, sites: SiteMap, remote: bool | str) -> None:
+    def __init__(
+        self, envoy: Any, source: nn.Module, parts: Any, sites: SiteMap, remote: Remote = False
+    ):
         """Serve the hook points that have a site, and no others."""
+        hooked: Any = super().__init__  # of HookedViT or HookedLM, which stand behind this class
+        hooked(source, parts)
         self.__dict__["envoy"] = envoy  # beside the module tree, which has the source already
         self.sites, self.remote = sites, remote
         for layer, block in enumerate(self.blocks):
@@ -54,7 +61,8 @@ class Traced(HookedModel):
     def _open_sources(self) -> None:
         """Let nnsight see the operations that sites name: too late once their module runs."""
         for layer in range(len(self.blocks)):
-            for site in set(self.sites.inside.hook_sites().values()):
+            inside = self.sites.inside
+            for site in {*inside.hook_sites().values(), *(inside.before_turn or ())}:
                 module, source, _ = f"{self.sites.block_path(layer)}.{site}".partition(".source.")
                 if source:
                     _ = self.envoy.get(module).source
@@ -172,11 +180,14 @@ def _no_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def enveloped(model: Any) -> tuple[Any, Any]:
+def enveloped(model: Any, remote: Remote) -> tuple[Any, Any]:
     """An nnsight model and the module in it, from either.
 
+    For a run here a module is traced by itself: an nnsight model of texts would prepare inputs of its own.
+    If it was built without weights, it gets them first.
+
     Raises:
-        UnsupportedModelError: nnsight is not installed, or the model's weights are not loaded.
+        UnsupportedModelError: nnsight is not installed.
     """
     try:
         nnsight = import_nnsight()
@@ -184,5 +195,11 @@ def enveloped(model: Any) -> tuple[Any, Any]:
         raise UnsupportedModelError(
             f"nnsight cannot be imported ({error}). Install it: pip install 'ttreg-interp[nnsight]'."
         ) from None
+    from nnsight.modeling.mixins.meta import Meta
+
+    if isinstance(model, Meta) and not remote:
+        model.dispatch()
+    if isinstance(model, nnsight.Envoy) and not remote:
+        model = model._module
     envoy = model if isinstance(model, nnsight.Envoy) else nnsight.NNsight(model)
     return envoy, envoy._module

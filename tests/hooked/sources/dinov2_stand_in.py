@@ -24,12 +24,13 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.attn_drop = nn.Dropout(0.1)
 
     def heads(self, x):
         return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def mix(self, q, k, v):
-        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
+        return self.attn_drop((q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)) @ v
 
     def forward(self, x):
         return self.proj(self.mix(*self.heads(x)).transpose(1, 2).flatten(2))
