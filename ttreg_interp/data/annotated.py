@@ -87,6 +87,9 @@ class Item(Generic[T_co]):
     """The RGB image. Raises DataError."""
     read_target: Callable[[Size], T_co]
     """What is known about it, given the height and width of the image. Raises DataError."""
+    note: str = ""
+    """The annotation in short, so that a changed one is told from the one before: the class, the
+    boxes, the size of the mask's file."""
 
     def read(self) -> "tuple[Image.Image, T_co]":
         """The image and its annotation.
@@ -114,7 +117,7 @@ class Annotated(Generic[T_co]):
     faults: tuple[Fault, ...] = ()
     """What was found at fault, and left out, while opening."""
     classes: tuple[str, ...] = ()
-    """Names of the classes by id, where there are any."""
+    """Names of the classes by id, where there are any; empty for one that has none."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -125,8 +128,9 @@ class Annotated(Generic[T_co]):
         return tuple(item.name for item in self.items)
 
     def digest(self) -> str:
-        """SHA-256 of the names in order: 64 hexadecimal digits, wherever the files lie."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        """SHA-256 of names and notes in order: 64 hexadecimal digits, wherever the files lie."""
+        lines = "\n".join(f"{item.name}\t{item.note}" for item in self.items)
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     def take(self, limit: int | None, seed: int | None = None) -> "Annotated[T_co]":
         """The first `limit` images, or with a seed as many at random, in the same order.

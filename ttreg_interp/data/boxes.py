@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ttreg_interp.data.annotated import Annotated, Fault, Item, Objects, Size
-from ttreg_interp.data.classes import class_target
+from ttreg_interp.data.classes import class_item
 from ttreg_interp.data.decode import read_image
 from ttreg_interp.data.images import images
 from ttreg_interp.data.masks import yaml_names
@@ -45,27 +45,28 @@ def voc(root: Path, year: str, split: str = "trainval") -> Annotated[Objects]:
         ) from error
     items, faults = [], []
     for image, note in zip(map(Path, found.images), map(Path, found.targets), strict=True):
-        boxes, wrong = _voc_boxes(note)
+        boxes, size, wrong = _voc_boxes(note)
         faults += wrong
         if boxes:
-            items.append(_item(image.stem, image, boxes))
+            items.append(_item(image.stem, image, boxes, size))
         elif not wrong:
             faults.append(Fault(note, "no object; corloc is undefined there"))
     return Annotated(f"voc{year}:{root} {split}", Objects, tuple(items), tuple(faults)).checked()
 
 
-def _voc_boxes(note: Path) -> tuple[list[list[float]], list[Fault]]:
-    """Boxes of one annotation, and what is at fault in it."""
+def _voc_boxes(note: Path) -> tuple[list[list[float]], Size | None, list[Fault]]:
+    """Boxes of one annotation, the size of its image, and what is at fault in it."""
     try:
         text = note.read_text(encoding="utf-8")
         root = ET.fromstring(text)
     except ET.ParseError as error:
-        return [], [Fault(note, f"no valid XML: {error}", error.position[0])]
+        return [], None, [Fault(note, f"no valid XML: {error}", error.position[0])]
     except (OSError, UnicodeDecodeError) as error:
-        return [], [Fault(note, f"cannot be read: {error}")]
-    lines = [text.count("\n", 0, m.start()) + 1 for m in re.finditer(r"<object[\s>]", text)]
+        return [], None, [Fault(note, f"cannot be read: {error}")]
+    size = _voc_size(root)
     boxes, faults = [], []
-    for line, thing in zip(lines, root.iter("object"), strict=True):
+    things = list(root.iter("object"))
+    for line, thing in zip(_lines_of(text, "object", len(things)), things, strict=True):
         try:
             edges = [thing.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
             x0, y0, x1, y1 = (float(edge) for edge in edges if edge is not None)
@@ -74,9 +75,31 @@ def _voc_boxes(note: Path) -> tuple[list[list[float]], list[Fault]]:
             continue
         if x1 < x0 or y1 < y0:
             faults.append(Fault(note, f"a box without area: {[x0, y0, x1, y1]}", line))
+        elif size and _outside([x0 - 1, y0 - 1, x1, y1], size):
+            reason = f"a box outside its image of {size[0]} x {size[1]}: {[x0, y0, x1, y1]}"
+            faults.append(Fault(note, reason, line))
         else:
             boxes.append([x0 - 1, y0 - 1, x1, y1])
-    return boxes, faults
+    return boxes, size, faults
+
+
+def _voc_size(root: ET.Element) -> Size | None:
+    """Height and width that an annotation says, where it says them."""
+    sides = [root.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
+    height, width = (int(side) if side.isdigit() else 0 for side in sides)
+    return (height, width) if height and width else None
+
+
+def _outside(box: list[float], size: Size) -> bool:
+    """Whether a box leaves its image by more than the pixel that rounding may cost."""
+    x0, y0, x1, y1 = box
+    return min(x0, y0) < -1 or x1 > size[1] + 1 or y1 > size[0] + 1
+
+
+def _lines_of(text: str, tag: str, count: int) -> list[int] | list[None]:
+    """The line of each element; unknown where the text has such a tag in a comment too."""
+    lines = [text.count("\n", 0, m.start()) + 1 for m in re.finditer(rf"<{tag}[\s/>]", text)]
+    return lines if len(lines) == count else [None] * count
 
 
 def coco(annotations: Path, folder: Path, subset: Path | None = None) -> Annotated[Objects]:
@@ -93,8 +116,8 @@ def coco(annotations: Path, folder: Path, subset: Path | None = None) -> Annotat
     index, found = _coco_index(annotations)
     chosen = _listed(subset)
     items = []
-    faults = [Fault(annotations, reason) for reason in _orphans(index)]
-    by_name = {Path(entry["file_name"]).name: entry for entry in found}
+    by_name, odd = _coco_images(found)
+    faults = [Fault(annotations, reason) for reason in (*odd, *_orphans(index))]
     if subset is not None:
         faults += [
             Fault(subset, f"{name} is not in {annotations.name}", line)
@@ -105,12 +128,13 @@ def coco(annotations: Path, folder: Path, subset: Path | None = None) -> Annotat
         if subset is not None and name not in chosen:
             continue
         ids = index.getAnnIds(imgIds=[entry["id"]], iscrowd=0)
-        boxes, wrong = _coco_boxes(annotations, index.loadAnns(ids))
+        size = entry["height"], entry["width"]
+        boxes, wrong = _coco_boxes(annotations, index.loadAnns(ids), size)
         faults += wrong
         if not (folder / name).is_file():
             faults.append(Fault(folder / name, f"no such image; {annotations.name} names it"))
         elif boxes:
-            items.append(_item(name, folder / name, boxes, (entry["height"], entry["width"])))
+            items.append(_item(name, folder / name, boxes, size))
         elif not wrong:
             faults.append(Fault(annotations, f"image {name} has no object besides crowds"))
     return Annotated(f"coco:{annotations}", Objects, tuple(items), tuple(faults)).checked()
@@ -145,6 +169,21 @@ def _coco_index(annotations: Path) -> tuple[Any, list[dict[str, Any]]]:
     return index, body["images"]
 
 
+def _coco_images(found: list[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Entries by the name of the image file, and what is wrong with others."""
+    by_name: dict[str, dict[str, Any]] = {}
+    wrong = []
+    for entry in found:
+        missing = [key for key in ("file_name", "height", "width") if key not in entry]
+        if missing:
+            wrong.append(f"image {entry['id']} has no {', '.join(missing)}")
+        elif (name := Path(entry["file_name"]).name) in by_name:
+            wrong.append(f"image {entry['id']} is the second one called {name}")
+        else:
+            by_name[name] = entry
+    return by_name, wrong
+
+
 def _orphans(index: Any) -> list[str]:
     known = set(index.imgs)
     return [
@@ -155,7 +194,7 @@ def _orphans(index: Any) -> list[str]:
 
 
 def _coco_boxes(
-    annotations: Path, notes: list[dict[str, Any]]
+    annotations: Path, notes: list[dict[str, Any]], size: Size
 ) -> tuple[list[list[float]], list[Fault]]:
     boxes, faults = [], []
     for note in notes:
@@ -163,9 +202,15 @@ def _coco_boxes(
         if not isinstance(box, list) or len(box) != 4 or box[2] <= 0 or box[3] <= 0:
             reason = f"annotation {note['id']}: bbox {box} is no x, y, width, height above 0"
             faults.append(Fault(annotations, reason))
+            continue
+        x, y, width, height = box
+        if _outside(edges := [x, y, x + width, y + height], size):
+            reason = (
+                f"annotation {note['id']}: bbox {box} leaves its image of {size[0]} x {size[1]}"
+            )
+            faults.append(Fault(annotations, reason))
         else:
-            x, y, width, height = box
-            boxes.append([x, y, x + width, y + height])
+            boxes.append(edges)
     return boxes, faults
 
 
@@ -187,15 +232,19 @@ def yolo(root: Path, split: str = "") -> Annotated[Objects]:
         root: of both folders; `box_classes.yaml` may name the classes.
         split: a folder within both, where there is one.
     """
-    items, faults = [], []
+    items, faults, notes = [], [], set()
     for name, file, note in _yolo_files(root, split):
         objects, wrong = _yolo_lines(note)
         faults += wrong
+        notes.add(note)
         shares = [share for _, share in objects]
         if shares:
-            items.append(Item(name, file, partial(read_image, file), partial(_scaled, shares)))
+            read = partial(read_image, file)
+            items.append(Item(name, file, read, partial(_scaled, shares), f"{shares}"))
         elif not wrong:
             faults.append(Fault(note, "no object; corloc is undefined there"))
+    others = set((root / "boxes" / split).rglob("*.txt")) - notes
+    faults += [Fault(note, "no image for these boxes") for note in sorted(others)]
     classes = _yolo_classes(root)
     return Annotated(f"yolo:{root}", Objects, tuple(items), tuple(faults), classes).checked()
 
@@ -219,7 +268,7 @@ def presence(root: Path, wanted: str) -> Annotated[int]:
         faults += wrong
         if not wrong:
             has = int(names.index(wanted) in [index for index, _ in objects])
-            items.append(Item(name, file, partial(read_image, file), partial(class_target, has)))
+            items.append(class_item(name, file, has))
     classes = (f"no {wanted}", wanted)
     return Annotated(
         f"presence:{root}#{wanted}", int, tuple(items), tuple(faults), classes
@@ -235,7 +284,7 @@ def _yolo_files(root: Path, split: str) -> Iterator[tuple[str, Path, Path]]:
 
 def _yolo_classes(root: Path) -> tuple[str, ...]:
     names = yaml_names(root / "box_classes.yaml", "names")
-    return tuple(names.get(i, f"class {i}") for i in range(max(names, default=-1) + 1))
+    return tuple(names.get(i, "") for i in range(max(names, default=-1) + 1))
 
 
 def _yolo_lines(note: Path) -> tuple[list[tuple[int, list[float]]], list[Fault]]:
@@ -253,7 +302,8 @@ def _yolo_lines(note: Path) -> tuple[list[tuple[int, list[float]]], list[Fault]]
         except ValueError:
             faults.append(Fault(note, f"{line!r} is not: class x y width height", number))
             continue
-        if not (0 < width <= 1 and 0 < height <= 1 and 0 <= x <= 1 and 0 <= y <= 1):
+        within = 0 < width <= 1 and 0 < height <= 1 and 0 <= x <= 1 and 0 <= y <= 1
+        if not (within and index >= 0 and index.is_integer()):
             faults.append(Fault(note, f"{line!r} is no box within the image", number))
         else:
             edges = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
@@ -271,7 +321,7 @@ def _item(
     name: str, image: Path, boxes: list[list[float]], size: Size | None = None
 ) -> Item[Objects]:
     read = partial(_fixed, image, Objects(torch.tensor(boxes, dtype=torch.float32)), size)
-    return Item(name, image, partial(read_image, image), read)
+    return Item(name, image, partial(read_image, image), read, f"{boxes}")
 
 
 def _fixed(image: Path, objects: Objects, expected: Size | None, size: Size) -> Objects:

@@ -27,7 +27,7 @@ def labelled_folder(root: Path, split: str = "") -> Annotated[int]:
     items, faults = [], []
     for name, file in zip(found.names, found.paths, strict=True):
         if name in labels.by_file:
-            items.append(_item(name, file, labels.by_file[name].index))
+            items.append(class_item(name, file, labels.by_file[name].index))
         else:
             faults.append(Fault(labels.source, f"no line for the image {name}"))
     present = set(found.names)
@@ -37,7 +37,7 @@ def labelled_folder(root: Path, split: str = "") -> Annotated[int]:
         if name not in present
     ]
     count = max(labels.names) + 1
-    classes = tuple(labels.names.get(i, f"class {i}") for i in range(count))
+    classes = tuple(labels.names.get(i, "") for i in range(count))
     return Annotated(f"labels:{folder}", int, tuple(items), tuple(faults), classes).checked()
 
 
@@ -68,12 +68,16 @@ def imagenet(root: Path, split: str = "val") -> Annotated[int]:
         others = [file for file in files if file.suffix.lower() not in EXTENSIONS]
         faults += [Fault(file, "no image, by its name") for file in others]
         items += [
-            _item(f"{wnid}/{file.name}", file, known[wnid][0])
+            class_item(f"{wnid}/{file.name}", file, known[wnid][0])
             for file in files
             if file not in others
         ]
         if len(others) == len(files):
             faults.append(Fault(folder / wnid, "a class without images"))
+    without = sorted(set(known) - set(wnids))
+    if without:
+        reason = f"{len(without)} classes of the index have no folder, the first is {without[0]}"
+        faults.append(Fault(root / INDEX, reason))
     classes = tuple(name for _, name in sorted(known.values()))
     return Annotated(
         f"imagenet:{root} {split}", int, tuple(items), tuple(faults), classes
@@ -91,17 +95,24 @@ def _index(file: Path, wnids: list[str]) -> dict[str, tuple[int, str]]:
         return {wnid: (i, wnid) for i, wnid in enumerate(wnids)}
     try:
         body = json.loads(file.read_text(encoding="utf-8"))
-        return {wnid: (int(index), name) for index, (wnid, name) in body.items()}
+        known = {wnid: (int(index), name) for index, (wnid, name) in body.items()}
     except json.JSONDecodeError as error:
         raise DataError(f"{file}, line {error.lineno}: no valid JSON: {error.msg}.") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f'{file} is not {{"0": ["n01440764", "tench"], ...}}: {error}.') from error
+    ids = sorted(index for index, _ in known.values())
+    if len(known) != len(body) or ids != list(range(len(body))):
+        raise DataError(
+            f"{file} numbers {len(body)} classes, but not each WordNet id once from 0 to "
+            f"{len(body) - 1}. Then names and ids do not fit together; mend the index."
+        )
+    return known
 
 
-def _item(name: str, file: Path, index: int) -> Item[int]:
-    return Item(name, file, partial(read_image, file), partial(class_target, index))
+def class_item(name: str, file: Path, index: int) -> Item[int]:
+    """An image file and its class."""
+    return Item(name, file, partial(read_image, file), partial(_class, index), f"{index}")
 
 
-def class_target(index: int, size: Size) -> int:
-    """A class that is known without looking at the image."""
+def _class(index: int, size: Size) -> int:
     return index

@@ -53,16 +53,22 @@ def _from_list(source: Path) -> Annotated[Depth]:
             faults.append(Fault(source, f"no such file {missing[0]}", number))
             continue
         read = partial(_png_depth, depth)
-        items.append(Item(words[0].lstrip("/"), image, partial(read_image, image), read))
+        size = f"{depth.stat().st_size} bytes"
+        items.append(Item(words[0].lstrip("/"), image, partial(read_image, image), read, size))
     return Annotated(f"nyu:{source}", Depth, tuple(items), tuple(faults)).checked()
 
 
 def _png_depth(file: Path, size: Size) -> Depth:
     try:
         with Image.open(file) as image:
-            values = np.asarray(image).astype(np.float32)
+            mode, values = image.mode, np.asarray(image).astype(np.float32)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as depth: {error}.") from error
+    if not mode.startswith("I"):
+        raise DataError(
+            f"{file}: an image of mode {mode}; depths are 16-bit grey, in millimetres, or they would be "
+            "read in a wrong unit."
+        )
     if values.shape != size:
         raise DataError(f"{file}: depth of {values.shape} pixels for an image of {size}.")
     return Depth(torch.from_numpy(values / MILLIMETRES))
@@ -81,10 +87,10 @@ def _from_mat(file: Path, splits: Path, split: str) -> Annotated[Depth]:
     with open_h5(file) as data:
         missing = [key for key in ("images", "depths") if key not in data]
         count = 0 if missing else len(data["images"])
-    if missing or numbers.max() >= count:
+    if missing or not 0 <= numbers.min() <= numbers.max() < count:
         raise DataError(
             f"{file} has {count} images{f' and no {missing[0]}' if missing else ''}; {splits} "
-            f"names image {numbers.max() + 1}. They belong together: 1449 images."
+            f"names images {numbers.min() + 1} to {numbers.max() + 1}. They belong together: 1449 images."
         )
     items = tuple(
         Item(f"{i:05}", file, partial(_mat_image, file, i), partial(_mat_depth, file, i))

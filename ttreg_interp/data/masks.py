@@ -20,6 +20,9 @@ from ttreg_interp.errors import DataError
 IGNORE = 255
 """The id that readers give to pixels without a class, where a set has not an id of its own."""
 
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
+"""Pillow's names of what a mask file may be: no transparency, no fractions."""
+
 
 @dataclass(frozen=True)
 class MaskFile:
@@ -62,9 +65,14 @@ class MaskFile:
         try:
             with Image.open(self.file) as image:
                 image.load()
-                values = np.asarray(image)
+                mode, values = image.mode, np.asarray(image)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{self.file}: cannot be read as a mask: {error}.") from error
+        if mode not in _MODES:
+            raise DataError(
+                f"{self.file}: an image of mode {mode} holds no class ids; allowed are "
+                f"{', '.join(_MODES)}."
+            )
         if values.ndim == 3:
             return values[..., 0].astype(np.int64) + 256 * values[..., 1].astype(np.int64)
         return values
@@ -73,19 +81,24 @@ class MaskFile:
 def paired(
     source: str,
     folder: Path,
+    masks: Path,
     mask_of: Callable[[Path], Path],
     read: Callable[[Path], MaskFile],
     classes: Iterable[str] = (),
 ) -> Annotated[Mask]:
-    """Images of a folder, each with the mask file that `mask_of` names."""
+    """Images of a folder, each with the mask file in another folder that `mask_of` names."""
     found = images(folder)
-    items, faults = [], []
+    items, faults, used = [], [], set()
     for name, file in zip(found.names, found.paths, strict=True):
         mask = mask_of(file)
         if mask.is_file():
-            items.append(Item(name, file, partial(read_image, file), read(mask).read))
+            size = f"{mask.stat().st_size} bytes"
+            items.append(Item(name, file, partial(read_image, file), read(mask).read, size))
+            used.add(mask)
         else:
             faults.append(Fault(mask, f"no mask for the image {name}"))
+    others = set(masks.rglob("*.png")) - used
+    faults += [Fault(mask, "no image for this mask") for mask in sorted(others)]
     return Annotated(source, Mask, tuple(items), tuple(faults), tuple(classes)).checked()
 
 
@@ -102,6 +115,7 @@ def ade20k(root: Path, split: str = "validation") -> Annotated[Mask]:
     return paired(
         f"ade20k:{root} {split}",
         folder,
+        masks,
         lambda file: masks / f"{file.stem}.png",
         lambda mask: MaskFile(mask, first=1, classes=150),
         _ade_names(root / "objectInfo150.txt"),
@@ -120,6 +134,7 @@ def imagenet_s(root: Path, split: str = "validation") -> Annotated[Mask]:
     return paired(
         f"imagenet-s:{root} {split}",
         folder,
+        masks,
         lambda file: masks / file.relative_to(folder).with_suffix(".png"),
         lambda mask: MaskFile(mask, ignore=1000),
     )
@@ -131,12 +146,14 @@ def semantic_folder(root: Path, split: str = "") -> Annotated[Mask]:
     Classes are the other ids, from 1, moved to 0; `semantic_classes.yaml` names them.
     """
     names = yaml_names(root / "semantic_classes.yaml", "classes")
+    masks = root / "semantic_masks" / split
     return paired(
         f"masks:{root}",
         root / "images" / split,
-        lambda file: root / "semantic_masks" / split / f"{file.stem}.png",
+        masks,
+        lambda file: masks / f"{file.stem}.png",
         lambda mask: MaskFile(mask, first=1, classes=max(names) if names else None),
-        [names.get(i, f"class {i}") for i in range(1, max(names, default=0) + 1)],
+        [names.get(i, "") for i in range(1, max(names, default=0) + 1)],
     )
 
 
@@ -202,7 +219,7 @@ def open_h5(file: Path) -> Iterator[Any]:
 def _ade_names(file: Path) -> list[str]:
     """`objectInfo150.txt`: tab-separated, the name last."""
     if not file.is_file():
-        return [f"class {i}" for i in range(150)]
+        return [""] * 150
     lines = file.read_text(encoding="utf-8").splitlines()[1:]
     return [line.split("\t")[-1].strip() for line in lines if line.strip()]
 

@@ -18,7 +18,7 @@ from ttreg_interp.evaluations.classification import preprocessed
 from ttreg_interp.evaluations.features import observed
 from ttreg_interp.evaluations.geometry import cropped_area
 from ttreg_interp.evaluations.records import Records
-from ttreg_interp.evaluations.text import Prompts, activation_notes
+from ttreg_interp.evaluations.text import Prompts, activation_notes, embedded
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.metrics.classification import zero_shot_classifier, zero_shot_logits
 from ttreg_interp.metrics.set_scores import Mean
@@ -105,7 +105,7 @@ class _Words:
 
     def _direction(self, word: str) -> Tensor:
         if word not in self.known:
-            embeddings = self.model.text.encode_text(self.prompts.of(word))
+            embeddings = embedded(self.model, self.prompts.of(word))
             self.known[word] = zero_shot_classifier([embeddings])
         return self.known[word]
 

@@ -92,8 +92,8 @@ class LogisticProbe(Probe):
                 fit = cross_entropy(logits, train.labels[places].long())
                 fit = fit * (len(places) / len(train))
                 fit.backward()
-                total = total + fit
-            return total.detach()
+                total = total.detach() + fit.detach()
+            return total
 
         optimiser.step(loss)
         return weight.detach().clone()

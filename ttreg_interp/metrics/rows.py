@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-PIECE = 2**27
+PIECE = 2**25
 """Bytes that are read at once, as float32."""
 
 
@@ -123,7 +123,7 @@ def pieces(table: Table) -> Iterator[Int[Tensor, " row"]]:
     """Places of all rows in order, so many at a time as make a piece, one or more.
 
     Example:
-        >>> [len(places) for places in pieces(torch.zeros(5, 2**25))]
+        >>> [len(places) for places in pieces(torch.zeros(5, 2**23))]
         [1, 1, 1, 1, 1]
     """
     row_bytes = 4 * prod(table.shape[1:])
