@@ -1,7 +1,6 @@
 """What the scripts on language models share: a model, texts, and its register neurons."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from ttreg_interp.errors import DataError
 from ttreg_interp.hooked import HookedLM, load, weights_hash
 from ttreg_interp.interventions import Intervention
 from ttreg_interp.metrics.intervals import Interval
-from ttreg_interp.metrics.language import language_loss, text_tokens
+from ttreg_interp.metrics.language import language_loss, read_texts, text_tokens
 from ttreg_interp.testbed.language_task import BackcopyTask
 from ttreg_interp.testbed.planted_lm import planted_lm
 
@@ -93,9 +92,8 @@ def _ids(config: TextConfig, model: HookedLM) -> Int[Tensor, "text token"]:
         return made.texts(config.limit, config.length, config.seed)
     if not config.texts:
         raise DataError(f"{config.lm} needs texts: --texts FILE, a JSON list or one text a line.")
-    raw = Path(config.texts).read_text(encoding="utf-8")
-    texts = json.loads(raw) if config.texts.endswith(".json") else raw.splitlines()
-    return text_tokens(model, texts[: config.limit], config.length).ids
+    texts = read_texts(Path(config.texts))[: config.limit]
+    return text_tokens(model, texts, config.length).ids
 
 
 @dataclass(frozen=True)

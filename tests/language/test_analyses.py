@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / ".." / "shared" / "assets" / "stories260K"
 SCRIPTS = sorted(path.stem for path in (ROOT / "analyses" / "llm").glob("[!_]*.py"))
-SMALL = {"limit": 12, "length": 32}
+SMALL = {"limit": 14, "length": 32, "draws": 2}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,8 @@ def results(tmp_path_factory):
     for name in SCRIPTS:
         module = importlib.import_module(f"analyses.llm.{name}")
         out = tmp_path_factory.mktemp(name)
-        run(module, module.Config(out=out, **SMALL))
+        taken = {field.name for field in fields(module.Config)}
+        run(module, module.Config(out=out, **{k: v for k, v in SMALL.items() if k in taken}))
         found[name] = json.loads((out / "result.json").read_text(encoding="utf-8"))
         assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     return {name: result["numbers"] for name, result in found.items()}
@@ -56,6 +58,69 @@ def test_the_bias_does_what_the_register_does(results):
     assert abs(change["control: random neurons zeroed"]) < 0.2 * lost
 
 
+def test_moved_neurons_take_norm_sink_and_massive_activation_along(results):
+    arms = results["transfer"]["arms"]
+    intact, zeroed, moved = (arms[name] for name in ("intact", "neurons zeroed", "register"))
+    random = arms["control: random neurons moved, 2 draws"]
+    assert results["transfer"]["neurons"]["neurons"] == {"1": [7, 70]}
+    assert (intact["sink"], zeroed["sink"], moved["sink"], moved["sink_register"]) == (
+        0.5,
+        0,
+        0,
+        0.5,
+    )
+    assert intact["norm"] > 100 > 4 > max(zeroed["norm"], moved["norm"])
+    assert moved["norm_register"] > 100 > 1 > random["norm_register"]
+    assert (intact["massive"], zeroed["massive"]) == (["first"], [])
+    assert (moved["massive"], random["massive"]) == (["register"], ["first"])
+    assert zeroed["change"]["low"] > 0.05
+    assert moved["change"]["estimate"] < 0.5 * zeroed["change"]["estimate"]
+    late = arms["register, seen from layer 2"]["change"]
+    assert late["estimate"] < moved["change"]["estimate"]  # an empty key costs in the blocks before
+    assert arms["control: empty token, neurons zeroed"]["change"]["low"] > 0.05
+
+
+def test_the_arms_of_five_seeds_have_intervals_and_say_what_the_sink_is_for(results):
+    arms = results["seeds"]["arms"]
+    assert all(row["loss_free"]["n"] == 5 for row in arms.values())
+    assert arms["intact"]["loss_free"]["estimate"] == 0
+    cut, bias, register, random = (
+        arms[name]["loss_free"]["estimate"]
+        for name in (
+            "sink hidden",
+            "sink hidden, k' and v'",
+            "sink hidden, register",
+            "sink hidden, register (random neurons)",
+        )
+    )
+    assert abs(bias) < 1e-3 < 0.1 * cut and register < 0.3 * cut < 0.9 * random
+    at_once, late = (
+        arms[f"token of zeros, seen from {where}"]["loss_certain"]["estimate"]
+        for where in ("layer 0", "the sink's layer")
+    )
+    assert at_once > 0.05 > 0.01 > abs(late)
+    assert 0.2 < results["seeds"]["sinks"]["estimate"] < 0.9
+
+
+def test_an_interval_over_seeds_is_students():
+    from analyses.llm.seeds import over_seeds
+    from ttreg_interp.errors import DataError
+
+    found = over_seeds([1.0, 2.0, 3.0])  # t(0.975, 2) = 4.3027, standard error 1 / sqrt(3)
+    assert (found.estimate, found.n) == (2.0, 3)
+    assert found.high - 2 == pytest.approx(4.30265 / 3**0.5, rel=1e-4)
+    with pytest.raises(DataError, match="Found 1 seeds"):
+        over_seeds([1.0])
+
+
+def test_runs_that_are_not_there_are_told(tmp_path):
+    from analyses.llm import seeds
+    from ttreg_interp.errors import DataError
+
+    with pytest.raises(DataError, match="No run of 7 updates"):
+        seeds.analyse(seeds.Config(out=tmp_path, steps=7))
+
+
 def test_the_sink_needs_its_first_token_and_no_text(results):
     rates = {name: row["sink_rate"] for name, row in results["random_tokens"].items()}
     assert rates["texts"] == rates["random tokens"] == 0.5
@@ -65,7 +130,7 @@ def test_the_sink_needs_its_first_token_and_no_text(results):
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="no ../shared/assets/stories260K")
 def test_a_real_model_without_a_sink_shows_none(tmp_path):
-    from analyses.llm import bias, curves, set_values, sink_rate
+    from analyses.llm import bias, curves, set_values, sink_rate, transfer
     from ttreg_interp.errors import DataError
 
     options = {
@@ -76,6 +141,9 @@ def test_a_real_model_without_a_sink_shows_none(tmp_path):
     }
     assert curves.analyse(curves.Config(out=tmp_path, **options)).numbers["dims"] == []
     assert sink_rate.analyse(sink_rate.Config(out=tmp_path, **options)).numbers["rate"] == 0
+    moved = transfer.analyse(transfer.Config(out=tmp_path, **options))
+    assert moved.headline.startswith("no register neurons; an empty token alone")
+    assert list(moved.numbers["arms"]) == ["intact", "control: empty token"]
     with pytest.raises(DataError, match="No register neurons"):
         bias.analyse(bias.Config(out=tmp_path, **options))
     with pytest.raises(DataError, match="Nothing to set"):

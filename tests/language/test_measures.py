@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ttreg_interp.discovery.sink_neurons import find_sink_neurons
 from ttreg_interp.errors import DataError, UnsupportedModelError
 from ttreg_interp.hooked import HookedLM, load
 from ttreg_interp.interventions import (
@@ -305,6 +306,18 @@ def test_bad_input_is_told():
         planted_lm("gpt2", step_up=5)
     with pytest.raises(UnsupportedModelError, match="carriers are tokens 0 to 63"):
         planted_lm("gpt2", carriers=(64,))
+
+
+@pytest.mark.parametrize(
+    "measure", [massive_activations, attention_sinks, language_loss, find_sink_neurons]
+)
+def test_what_reads_texts_refuses_models_of_images_and_bare_modules(measure):
+    for model in (load("timm:test_vit?random"), plain().source):
+        with pytest.raises(
+            UnsupportedModelError,
+            match=f"{type(model).__name__} is no HookedLM.*tt.find_register_neurons",
+        ):
+            measure(model, ids(8))
 
 
 def test_the_planted_model_is_there_by_name():

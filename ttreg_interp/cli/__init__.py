@@ -25,6 +25,7 @@ COMMANDS = {
     "explore": "explore.Explore",
     "analyses": "analyses.Analyses",
     "eval": "eval.Eval",
+    "language": "language.Language",
     "verify": "verify.Verify",
     "models": "models.Models",
 }

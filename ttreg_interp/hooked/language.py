@@ -185,7 +185,7 @@ class HookedLM(HookedModel):
         """
         raise UnsupportedModelError(
             f"{self.cfg.model_name} reads texts, not images. For its register neurons use "
-            "tt.find_sink_neurons(model, texts)."
+            "tt.find_sink_neurons(model, texts), or `ttreg language MODEL --texts FILE`."
         )
 
     def to_single_token(self, string: str) -> int:

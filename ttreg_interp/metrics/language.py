@@ -1,8 +1,10 @@
 """Texts as token ids, and how well a language model predicts them."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ttreg_interp.errors import DataError
+from ttreg_interp.errors import DataError, UnsupportedModelError
+from ttreg_interp.hooked.language import HookedLM
 from ttreg_interp.metrics._values import check_finite
 from ttreg_interp.metrics.intervals import Interval, mean_interval
 
@@ -36,17 +39,24 @@ def text_tokens(model: Any, texts: Texts, length: int | None = None) -> TextToke
     """Texts as token ids of one length: longer ones are cut, shorter ones left out and counted.
 
     Args:
-        model: a HookedLM; its tokenizer is asked.
+        model: a HookedLM; its tokenizer is asked. None, for ids alone.
         texts: strings, or token ids [batch, token], which are cut too.
         length: tokens of each, BOS included; None: all of given ids, 64 of strings.
 
     Raises:
+        UnsupportedModelError: a model of images, or one without hook points.
         DataError: no text is long enough.
 
     Example:
         >>> text_tokens(None, torch.zeros(2, 9, dtype=torch.long), 4).ids.shape
         torch.Size([2, 4])
     """
+    if not isinstance(model, HookedLM | None):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is no HookedLM, so it reads no texts. Load a language model with "
+            "tt.load('hf-lm:NAME') or HookedLM.wrap(module); for a vision transformer use "
+            "tt.find_outliers(model, images) and tt.find_register_neurons(model, images)."
+        )
     if isinstance(texts, Tensor):
         rows = list(texts)
         length = texts.shape[1] if length is None else length
@@ -62,6 +72,31 @@ def text_tokens(model: Any, texts: Texts, length: int | None = None) -> TextToke
         )
     ids = torch.stack(kept)
     return TextTokens(ids if model is None else ids.to(model.cfg.device), len(rows) - len(kept))
+
+
+def read_texts(file: Path) -> Texts:
+    """The texts of a file: one a line, or a JSON list of texts or of equally long lists of token ids.
+
+    Raises:
+        DataError: no such file, or something else in it.
+    """
+    if not file.is_file():
+        raise DataError(f"No file of texts at {file}.")
+    raw = file.read_text(encoding="utf-8")
+    texts = json.loads(raw) if file.suffix == ".json" else raw.splitlines()
+    rows = texts if isinstance(texts, list) else []
+    if rows and all(isinstance(row, str) for row in rows):
+        return rows
+    try:
+        ids = torch.tensor(rows)
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.empty(0)
+    if ids.ndim != 2 or ids.dtype != torch.long:
+        raise DataError(
+            f"{file} holds neither texts, one a line, nor a JSON list of texts or of equally long lists "
+            "of token ids."
+        )
+    return ids
 
 
 def token_name(model: Any, token: int) -> str:
