@@ -168,7 +168,7 @@ def analyse(config: Config) -> Findings:
             "draws": controls_interval(draws) if len(draws) > 1 else draws,
         },
         figures={"figure": _figure(results, change)},
-        facts=whole.facts() | {"n_texts_measured": len(measured)},
+        facts={**whole.facts(), "n_texts_measured": len(measured)},
     )
 
 

@@ -51,12 +51,7 @@ def text_tokens(model: Any, texts: Texts, length: int | None = None) -> TextToke
         >>> text_tokens(None, torch.zeros(2, 9, dtype=torch.long), 4).ids.shape
         torch.Size([2, 4])
     """
-    if not isinstance(model, HookedLM | None):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is no HookedLM, so it reads no texts. Load a language model with "
-            "tt.load('hf-lm:NAME') or HookedLM.wrap(module); for a vision transformer use "
-            "tt.find_outliers(model, images) and tt.find_register_neurons(model, images)."
-        )
+    _check_reads_texts(model)
     if isinstance(texts, Tensor):
         rows = list(texts)
         length = texts.shape[1] if length is None else length
@@ -72,6 +67,15 @@ def text_tokens(model: Any, texts: Texts, length: int | None = None) -> TextToke
         )
     ids = torch.stack(kept)
     return TextTokens(ids if model is None else ids.to(model.cfg.device), len(rows) - len(kept))
+
+
+def _check_reads_texts(model: Any) -> None:
+    if not isinstance(model, HookedLM | None):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is no HookedLM, so it reads no texts. Load a language model with "
+            "tt.load('hf-lm:NAME') or HookedLM.wrap(module); for a vision transformer use "
+            "tt.find_outliers(model, images) and tt.find_register_neurons(model, images)."
+        )
 
 
 def read_texts(file: Path) -> Texts:
