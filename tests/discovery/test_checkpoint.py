@@ -13,6 +13,7 @@ from ttreg_interp.discovery import (
     find_register_neurons,
     merge,
     score_shard,
+    scores,
     scoring,
 )
 from ttreg_interp.discovery.checkpoint import RunState
@@ -61,7 +62,9 @@ class DyingImages:
 
 @pytest.mark.parametrize("at", [0, 1, 5, 9])
 def test_a_killed_run_resumed_gives_the_identical_file(model, images, tmp_path, monkeypatch, at):
-    monkeypatch.setattr(scoring, "BATCHES_BETWEEN_SAVES", 2)
+    monkeypatch.setattr(scoring, "GROUP", 2)
+    monkeypatch.setattr(scores, "GROUP", 2)
+    monkeypatch.setattr(scoring, "GROUPS_BETWEEN_SAVES", 1)
     monkeypatch.setattr(model, "preprocess", lambda image: image)
     file = tmp_path / "run.safetensors"
     with pytest.raises(Killed):
@@ -82,7 +85,7 @@ def test_a_finished_checkpoint_is_not_scored_again(
 ):
     file = tmp_path / "run.safetensors"
     find_register_neurons(model, images, CONFIG, checkpoint=file)
-    monkeypatch.setattr(scoring, "add_batch", None)
+    monkeypatch.setattr(scoring, "add_group", None)
     again = find_register_neurons(model, images, CONFIG, checkpoint=file)
     assert again.save(tmp_path / "again.json").read_bytes() == undisturbed
 

@@ -1,6 +1,10 @@
 """Discovery from the command line: shards, pictures, lists by name."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +61,33 @@ def test_shards_merged_give_the_file_of_one_run(find, in_one_piece, tmp_path, ca
 def test_a_shard_that_makes_no_sense_is_refused(find, more, message, capsys):
     assert main([*find, *more]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_torchrun_starts_the_command_itself(find, in_one_piece, tmp_path):
+    """As a user's shell does: two processes, gloo, one file."""
+    folder = Path(sys.executable).parent
+    out = tmp_path / "neurons.json"
+    command = [
+        folder / "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        folder / "ttreg",
+        *find,
+        "--out",
+        out,
+    ]
+    ran = subprocess.run(
+        [*map(str, command), "--json"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert out.read_bytes() == in_one_piece
+    assert json.loads(ran.stdout)["out"] == str(out)  # printed once
 
 
 def test_shards_that_are_missing_are_told(find, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,6 +47,47 @@ def test_any_split_gives_the_statistics_of_the_whole(at, shift):
     assert histogram.counts.sum() == whole.numel()
     exact = flat.flatten().sort().values[math.ceil(0.9 * flat.numel()) - 1]
     assert abs(histogram.quantile(0.9) - exact) < 8 / 1000
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40),
+    st.floats(0, 1),
+    st.integers(0, 40),
+)
+def test_quantiles_are_numpy_s_to_half_a_bin_or_refused(values, share, cut):
+    parts = [torch.tensor(part)[None, :, None] for part in (values[:cut], values[cut:]) if part]
+    one, other = Histogram(-10.0, 10.0, bins=400), Histogram(-10.0, 10.0, bins=400)
+    one.add(parts[0])
+    other.add(parts[-1])
+    if len(parts) > 1:
+        one.merge(other)
+    assert (one.n, one.below) == (len(values), sum(value < -10 for value in values))
+    exact = np.quantile(np.array(values), share, method="inverted_cdf")
+    if -10 <= exact < 10:
+        assert abs(one.quantile(share) - exact) <= 0.025 + 1e-9
+    else:
+        with pytest.raises(DataError, match="outside the bins"):
+            one.quantile(share)
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 5])
+def test_mean_and_variance_are_numpy_s_however_they_are_merged(n_parts):
+    whole = everything(shift=1e4)
+    total = Mean()
+    total.merge(Mean())  # of nothing
+    for part in whole.split(math.ceil(len(whole) / n_parts)):
+        piece = Mean()
+        piece.add(part)
+        total.merge(piece)
+    flat = whole.flatten(0, 1).double().numpy()
+    np.testing.assert_allclose(total.mean.numpy(), flat.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(total.variance.numpy(), flat.var(axis=0, ddof=1), rtol=1e-10)
+
+
+def test_a_quantile_of_nothing_is_refused():
+    with pytest.raises(DataError, match="A quantile of 0 entries at 0.5"):
+        Histogram(0.0, 1.0).quantile(0.5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])

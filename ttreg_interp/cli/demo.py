@@ -43,7 +43,7 @@ class Demo:
         )
         found.save(self.out / "neurons.json")
         arms = self._arms(found, model)
-        effects = {name: self._effect(model, source, arm) for name, arm in arms.items()}
+        effects = self._effects(model, source, arms)
         body = self._summary(found, truth, effects)
         page = self._page(model, source, arms, found, body)
         body["seconds"] = round(time.perf_counter() - began, 1)
@@ -77,11 +77,11 @@ class Demo:
             **controls,
         }
 
-    def _effect(self, model: Any, source: Any, arm: Any) -> Any:
-        from ttreg_interp.metrics.trace import measure_effect
+    def _effects(self, model: Any, source: Any, arms: dict[str, Any]) -> dict[str, Any]:
+        from ttreg_interp.metrics.trace import measure_effects
 
         batches = source.batches(model.preprocess, batch_size=8)
-        return measure_effect(model, batches, arm, seed=self.seed)
+        return measure_effects(model, batches, arms, seed=self.seed)
 
     def _summary(self, found: Any, truth: Any, effects: dict[str, Any]) -> dict[str, Any]:
         from ttreg_interp.provenance import versions

@@ -15,15 +15,15 @@ from ttreg_interp.discovery.survey import Detection, NormSurvey
 from ttreg_interp.discovery.thresholds import Threshold
 from ttreg_interp.errors import ArtifactError
 
-SCHEMA = "register-neuron-sums/1"
+SCHEMA = "register-neuron-sums/2"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which batches of a run one process takes: every n-th, beginning with its own number.
+    """Which groups of batches of a run one process takes: every n-th, from its own number on.
 
     Example:
-        >>> [batch for batch in range(7) if Shard(1, 3).takes(batch)]
+        >>> [group for group in range(7) if Shard(1, 3).takes(group)]
         [1, 4]
     """
 
@@ -36,9 +36,9 @@ class Shard:
         if not 0 <= self.number < self.of:
             raise ArtifactError(f"Shard {self.number} of {self.of}: numbers run from 0 to n - 1.")
 
-    def takes(self, batch: int) -> bool:
-        """Whether the batch of that number is its own."""
-        return batch % self.of == self.number
+    def takes(self, group: int) -> bool:
+        """Whether the group of that number is its own."""
+        return group % self.of == self.number
 
 
 @dataclass

@@ -7,7 +7,7 @@ from ttreg_interp.discovery.calibrate import Ranking
 from ttreg_interp.discovery.distributed import agreed, current_shard, summed
 from ttreg_interp.discovery.exact import ExactSums
 from ttreg_interp.discovery.progress import shown
-from ttreg_interp.discovery.scores import score_neurons
+from ttreg_interp.discovery.scores import GROUP, score_neurons
 from ttreg_interp.discovery.scoring import ScoringRun
 from ttreg_interp.discovery.search import search
 from ttreg_interp.discovery.survey import Detection, detect
@@ -60,6 +60,7 @@ def search_again(run: ScoringRun, found: NeuronSet) -> list[Recursion]:
 
 
 def _scored(run: ScoringRun, detection: Detection) -> ExactSums:
-    own = run.batches(current_shard().takes)
+    shard = current_shard()
+    own = run.batches(lambda number: shard.takes(number // GROUP))
     batches = shown(own, "scores", run.progress)
     return summed(score_neurons(run.observer(detection), batches, run.config.seed))

@@ -3,8 +3,9 @@
 Only sums over images are kept, five numbers a neuron; memory does not grow with the images.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.errors import DataError
 
 STATISTICS = ("abs", "signed", "ordinary", "square", "projection")
+GROUP = 4
+"""Batches whose outliers are scored together: every layer's weights are read once for all of them.
+A shard takes whole groups, so that what is computed does not depend on the sharding."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,33 @@ def score_neurons(observer: Observer, batches: Iterable[Batch], seed: int = 0) -
         ContractError: NaN or inf; names the layer.
     """
     sums = ExactSums()
-    for batch in batches:
-        add_batch(sums, observer, batch, seed)
+    for _, group in grouped(batches):
+        add_group(sums, observer, group, seed)
     return sums
 
 
-def add_batch(sums: ExactSums, observer: Observer, batch: Batch, seed: int) -> None:
-    """Run one batch and add what it shows to the sums."""
+def grouped(batches: Iterable[Batch]) -> Iterator[tuple[int, Iterator[Batch]]]:
+    """Groups of `GROUP` batches that follow each other, by number; fewer if some are not there."""
+    return groupby(batches, key=lambda batch: batch.number // GROUP)
+
+
+def add_group(sums: ExactSums, observer: Observer, batches: Iterable[Batch], seed: int) -> None:
+    """Run batches one by one and add what they show to the sums."""
+    found = [_chosen(sums, observer, batch, seed) for batch in batches]
+    chosen = [rows for rows in found if rows is not None]
+    if not chosen:
+        return
+    rows = ChosenRows.joined(chosen)
+    tokens = rows.tokens
+    sums.add("excess", tokens.excess().sum())
+    sums.add("direction", (tokens.share @ tokens.away).sum(dim=0))
+    layers = [rows.statistics(observer.model.blocks[layer].mlp, layer) for layer in observer.layers]
+    for name in STATISTICS:
+        sums.add(name, torch.stack([layer[name].sum(dim=0) for layer in layers]))
+
+
+def _chosen(sums: ExactSums, observer: Observer, batch: Batch, seed: int) -> "ChosenRows | None":
+    """Run one batch, count its outliers, and keep what the scores need of it."""
     seen = observer(batch)
     layout = observer.model.layout(batch.pixels.shape).of_length(seen.outliers.shape[1])
     tally(sums, seen.outliers, layout, seen.cls_above)
@@ -114,16 +138,9 @@ def add_batch(sums: ExactSums, observer: Observer, batch: Batch, seed: int) -> N
     some = seen.outliers.any(dim=1)
     sums.count("images", some.sum())
     if not len(observer.layers) or not some.any():
-        return
-    tokens = ChosenTokens.of(seen, draw_ordinary(seen.outliers, seen.layout, batch.index, seed))
-    sums.add("excess", tokens.excess().sum())
-    sums.add("direction", (tokens.share @ tokens.away).sum(dim=0))
-    layers = [
-        layer_statistics(observer.model.blocks[layer].mlp, seen, tokens, layer)
-        for layer in observer.layers
-    ]
-    for name in STATISTICS:
-        sums.add(name, torch.stack([layer[name].sum(dim=0) for layer in layers]))
+        return None
+    ordinary = draw_ordinary(seen.outliers, seen.layout, batch.index, seed)
+    return ChosenRows.of(seen, ChosenTokens.of(seen, ordinary))
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,25 @@ class ChosenTokens:
         away = away / distance.clamp_min(1e-12)[:, None]
         return cls(at, ordinary_at, share, ordinary_share, away, distance)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[ChosenTokens]") -> "ChosenTokens":
+        """Those of several batches, their images numbered on."""
+        firsts = [0, *accumulate(len(part.share) for part in parts)]
+
+        def places(name: str) -> tuple[Tensor, Tensor]:
+            pairs = [getattr(part, name) for part in parts]
+            images = [image + first for (image, _), first in zip(pairs, firsts, strict=False)]
+            return torch.cat(images), torch.cat([token for _, token in pairs])
+
+        return cls(
+            outlier_at=places("outlier_at"),
+            ordinary_at=places("ordinary_at"),
+            share=torch.block_diag(*(part.share for part in parts)),
+            ordinary_share=torch.block_diag(*(part.ordinary_share for part in parts)),
+            away=torch.cat([part.away for part in parts]),
+            distance=torch.cat([part.distance for part in parts]),
+        )
+
     def excess(self) -> Float[Tensor, " batch"]:
         """Mean distance of each image's outliers from its ordinary tokens."""
         return self.share @ self.distance
@@ -174,30 +210,66 @@ def _mean_weights(mask: Tensor, at: tuple[Tensor, Tensor]) -> Float[Tensor, "bat
     return (at[0][None] == images[:, None]) / count[:, None].float()
 
 
+@dataclass(frozen=True)
+class ChosenRows:
+    """What the MLPs of the searched layers read at the chosen tokens."""
+
+    tokens: ChosenTokens
+    """Which ones."""
+    outliers: dict[int, Float[Tensor, "outlier d_model"]]
+    """At the outliers, by layer."""
+    ordinary: dict[int, Float[Tensor, "ordinary d_model"]]
+    """At the ordinary tokens."""
+    quiet: dict[int, Bool[Tensor, "batch neuron"]]
+    """Neurons that pass the sparsity filter; empty without that filter."""
+
+    @classmethod
+    def of(cls, seen: Observation, tokens: ChosenTokens) -> "ChosenRows":
+        """Those of one batch."""
+        outliers, ordinary = (
+            {layer: inputs[at] for layer, inputs in seen.inputs.items()}
+            for at in (tokens.outlier_at, tokens.ordinary_at)
+        )
+        return cls(tokens, outliers, ordinary, seen.quiet)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[ChosenRows]") -> "ChosenRows":
+        """Those of several batches."""
+
+        def cat(name: str) -> dict[int, Tensor]:
+            layers = [getattr(part, name) for part in parts]
+            return {layer: torch.cat([each[layer] for each in layers]) for layer in layers[0]}
+
+        tokens = ChosenTokens.joined([part.tokens for part in parts])
+        return cls(tokens, cat("outliers"), cat("ordinary"), cat("quiet"))
+
+    def statistics(self, mlp: Any, layer: int) -> dict[str, Float[Tensor, "batch neuron"]]:
+        """The statistics of one layer's neurons for every image, zero where it has no outliers."""
+        tokens = self.tokens
+        rows = torch.cat((self.outliers[layer], self.ordinary[layer]))  # one product for both
+        post = mlp.neurons(rows[None])[0].float()
+        on, off = post.split([len(tokens.distance), len(rows) - len(tokens.distance)])
+        ordinary = tokens.ordinary_share @ off
+        along = tokens.away @ mlp.W_out.T.float()
+        beyond = on - ordinary[tokens.outlier_at[0]]
+        square = (tokens.share @ on.square() + tokens.ordinary_share @ off.square()) / 2
+        found = {
+            "abs": tokens.share @ on.abs(),
+            "signed": tokens.share @ on,
+            "ordinary": ordinary,
+            "square": square,
+            "projection": tokens.share @ (beyond * along),
+        }
+        if layer in self.quiet:
+            found = {name: value * self.quiet[layer] for name, value in found.items()}
+        return found
+
+
 def layer_statistics(
     mlp: Any, seen: Observation, tokens: ChosenTokens, layer: int
 ) -> dict[str, Float[Tensor, "batch neuron"]]:
-    """The statistics of one layer's neurons for every image, zero where it has no outliers."""
-    inputs = seen.inputs[layer]
-    rows = torch.cat(
-        (inputs[tokens.outlier_at], inputs[tokens.ordinary_at])
-    )  # one product for both
-    post = mlp.neurons(rows[None])[0].float()
-    on, off = post.split([len(tokens.distance), len(rows) - len(tokens.distance)])
-    ordinary = tokens.ordinary_share @ off
-    along = tokens.away @ mlp.W_out.T.float()
-    beyond = on - ordinary[tokens.outlier_at[0]]
-    square = (tokens.share @ on.square() + tokens.ordinary_share @ off.square()) / 2
-    found = {
-        "abs": tokens.share @ on.abs(),
-        "signed": tokens.share @ on,
-        "ordinary": ordinary,
-        "square": square,
-        "projection": tokens.share @ (beyond * along),
-    }
-    if layer in seen.quiet:
-        found = {name: value * seen.quiet[layer] for name, value in found.items()}
-    return found
+    """The statistics of one layer's neurons for every image of one batch."""
+    return ChosenRows.of(seen, tokens).statistics(mlp, layer)
 
 
 def read_scores(model: Any, layers: range, sums: ExactSums) -> NeuronScores:

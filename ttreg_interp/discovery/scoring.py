@@ -10,12 +10,12 @@ from ttreg_interp.discovery.config import FindConfig
 from ttreg_interp.discovery.distributed import agreed, current_shard, summed
 from ttreg_interp.discovery.observe import Observer
 from ttreg_interp.discovery.progress import shown
-from ttreg_interp.discovery.scores import add_batch
+from ttreg_interp.discovery.scores import GROUP, add_group, grouped
 from ttreg_interp.discovery.stream import Batch, ImageStream, Part
 from ttreg_interp.discovery.survey import Detection, NormSurvey, detect, survey_norms
 from ttreg_interp.hooked.load import weights_hash
 
-BATCHES_BETWEEN_SAVES = 16
+GROUPS_BETWEEN_SAVES = 4
 """Of one process."""
 
 _CHOICES = (
@@ -116,12 +116,13 @@ class ScoringRun:
         if state.complete:
             return state
         done = state.batches
-        left = self.batches(lambda number: number >= done and state.shard.takes(number))
+        left = self.batches(lambda n: n >= done and state.shard.takes(n // GROUP))
         observer = self.observer(state.detection)
-        for unsaved, batch in enumerate(shown(left, "scores", self.progress), start=1):
-            add_batch(state.sums, observer, batch, self.config.seed)
-            state.batches = batch.number + 1
-            if checkpoint is not None and unsaved % BATCHES_BETWEEN_SAVES == 0:
+        groups = grouped(shown(left, "scores", self.progress))
+        for n_run, (number, batches) in enumerate(groups, start=1):
+            add_group(state.sums, observer, batches, self.config.seed)
+            state.batches = (number + 1) * GROUP
+            if checkpoint is not None and n_run % GROUPS_BETWEEN_SAVES == 0:
                 state.save(checkpoint)
         state.complete = True
         if checkpoint is not None:

@@ -48,6 +48,8 @@ class Mean:
         self._merge(other.n, other.mean, other._squares)
 
     def _merge(self, n: int, mean: Tensor, squares: Tensor) -> None:
+        if not n:
+            return
         total, apart = self.n + n, mean - self.mean
         self._squares = self._squares + squares + apart.square() * (self.n * n / total)
         self.mean = self.mean + apart * (n / total)
@@ -97,11 +99,13 @@ class TopK:
 
 
 class Histogram:
-    """Counts of all entries together in equal bins, and quantiles to within a bin's width.
+    """Counts of all entries together in equal bins, and quantiles to within half a bin's width.
+
+    Counts are whole numbers: in whatever order batches and shards come, they merge exactly.
 
     Args:
-        low: lower edge of the first bin; what lies below counts there.
-        high: upper edge of the last bin; what lies above counts there.
+        low: lower edge of the first bin; what lies below is counted in `below`.
+        high: upper edge of the last bin; what lies there or above is counted in `above`.
         bins: how many.
 
     Example:
@@ -111,6 +115,11 @@ class Histogram:
         4.0
     """
 
+    below: int
+    """Entries under the first bin."""
+    above: int
+    """Entries over the last bin."""
+
     def __init__(self, low: float, high: float, bins: int = 1000) -> None:
         if not (low < high and bins > 0):
             raise DataError(
@@ -118,13 +127,18 @@ class Histogram:
             )
         self.low, self.high = low, high
         self.counts = torch.zeros(bins, dtype=torch.long)
+        self.below = self.above = 0
 
     def add(self, activation: Float[Tensor, "batch token *rest"], first_image: int = 0) -> None:
         """One batch."""
         n_bins = len(self.counts)
         place = (activation.flatten().double() - self.low) / (self.high - self.low) * n_bins
-        found = torch.bincount(place.long().clamp(0, n_bins - 1), minlength=n_bins)
-        self.counts = self.counts + found.cpu()
+        # One bin at each end for what lies outside.
+        bins = place.floor().clamp(-1, n_bins).long() + 1
+        found = torch.bincount(bins, minlength=n_bins + 2).cpu()
+        self.counts = self.counts + found[1:-1]
+        self.below += int(found[0])
+        self.above += int(found[-1])
 
     def merge(self, other: "Histogram") -> None:
         """What another reducer has seen, as if seen here.
@@ -136,10 +150,28 @@ class Histogram:
         if mine != theirs:
             raise DataError(f"Histograms merge with equal bins only; found {mine} and {theirs}.")
         self.counts = self.counts + other.counts
+        self.below += other.below
+        self.above += other.above
+
+    @property
+    def n(self) -> int:
+        """Entries seen."""
+        return self.below + int(self.counts.sum()) + self.above
 
     def quantile(self, share: float) -> float:
-        """The value below which this share of the entries lies."""
-        reached = self.counts.cumsum(0) >= max(1.0, share * float(self.counts.sum()))
+        """The least value that this share of the entries does not exceed, to half a bin's width.
+
+        Raises:
+            DataError: nothing was seen, the share is none, or the value lies outside the bins.
+        """
+        if not (0 <= share <= 1 and self.n):
+            raise DataError(f"A quantile of {self.n} entries at {share}: give some, and 0 to 1.")
+        reached = self.below + self.counts.cumsum(0) >= max(1.0, share * self.n)
+        if not reached.any() or self.below >= max(1.0, share * self.n):
+            raise DataError(
+                f"The quantile at {share} lies outside the bins, {self.low:g} to {self.high:g}: "
+                f"{self.below} of {self.n} entries are below, {self.above} above. Widen them."
+            )
         centre = float(reached.long().argmax()) + 0.5
         return self.low + centre * (self.high - self.low) / len(self.counts)
 

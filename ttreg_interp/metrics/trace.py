@@ -1,7 +1,7 @@
 """What a forward pass shows: norms and attention by layer; and what an intervention does to them."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from ttreg_interp.errors import ContractError, DataError
 from ttreg_interp.hooked import HookedViT, TokenLayout
 from ttreg_interp.hooked.intervened import NamedHook
 from ttreg_interp.hooked.rows import AttentionRows
-from ttreg_interp.interventions import Intervention
+from ttreg_interp.interventions import Empty, Intervention
+from ttreg_interp.metrics.arm_runs import ArmRun, ArmRuns, Observed
 from ttreg_interp.metrics.intervals import Interval, mean_interval
 
 
@@ -179,41 +180,96 @@ def measure_effect(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Effect:
-    """Run images with and without an intervention, and say what changed.
+    """Run images with and without an intervention, and say what changed; see `measure_effects`."""
+    arms = {"": intervention}
+    return measure_effects(model, batches, arms, n_examples, seed, progress)[""]
+
+
+@torch.no_grad()
+def measure_effects(
+    model: HookedViT,
+    batches: Iterable[Any],
+    arms: Mapping[str, Intervention],
+    n_examples: int = 0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Effect]:
+    """Run images through the intact model and under each arm, and say what each changed.
+
+    The intact model runs once, and every arm from the block on where it parts from another one; what
+    is measured has the bits of arms that run alone.
 
     Args:
         model: any HookedViT.
         batches: pixel tensors, or what `images(...).batches(...)` yields.
-        intervention: what to do.
+        arms: what to do, by name.
         n_examples: of how many images to keep the maps.
         seed: of the bootstrap intervals.
         progress: called with the number of images after each batch.
 
     Raises:
-        DataError: no images.
-        ContractError: NaN or inf in the residual stream.
+        DataError: no images, or an arm called "intact model".
+        ContractError: NaN or inf in the residual stream, or in the output.
+
+    Example:
+        >>> from ttreg_interp.hooked import load
+        >>> from ttreg_interp.interventions import TestTimeRegister, ZeroNeurons
+        >>> arms = {"register": TestTimeRegister({3: [7]}), "zeroed": ZeroNeurons({3: [7]})}
+        >>> found = measure_effects(load("timm:test_vit?random"), [torch.randn(4, 3, 160, 160)], arms)
+        >>> found["zeroed"].n_images, len(found["register"].layers)
+        (4, 6)
     """
-    columns: dict[str, list[Tensor]] = {}
-    outputs: list[Tensor] = []
-    examples: list[Example] = []
+    if _INTACT in arms:
+        raise DataError(f"The name {_INTACT!r} is taken by the model as it is; choose another one.")
+    every = frozenset(range(model.cfg.n_layers))
+    runs = ArmRuns(model, {_INTACT: Empty(), **arms}, Observed(every, every))
+    gathered = {name: _Gathered() for name in arms}
+    n_images = 0
     for batch in batches:
         pixels = batch if isinstance(batch, Tensor) else batch.pixels
-        pixels = pixels.to(model.cfg.device, model.cfg.dtype)
-        before = trace(model, pixels)
-        with model.intervened(intervention):
-            after = trace(model, pixels)
-        for name, column in _columns(before, after).items():
-            columns.setdefault(name, []).append(column.cpu())
-        outputs.append(_output_change(before.output, after.output).cpu())
-        names = [str(len(examples) + i) for i in range(len(pixels))]
+        names = [str(n_images + i) for i in range(len(pixels))]
         if not isinstance(batch, Tensor):
             names = [path.name for path in batch.paths]
-        examples += _examples(names[: n_examples - len(examples)], before, after)
+        n_images += len(pixels)
+        before: Trace | None = None
+        for name, run in runs(pixels.to(model.cfg.device, model.cfg.dtype)):
+            seen = _traced(model, run)
+            if before is None:
+                before = seen
+            else:
+                gathered[name].add(before, seen, names, n_examples)
         if progress is not None:
             progress(len(pixels))
-    if not outputs:
+    if not n_images:
         raise DataError("No images to measure on: the batches were empty.")
-    return _summary(model, intervention, columns, torch.cat(outputs, dim=1), tuple(examples), seed)
+    return {name: _summary(model, arms[name], each, seed) for name, each in gathered.items()}
+
+
+_INTACT = "intact model"
+"""Runs first."""
+
+
+def _traced(model: HookedViT, run: ArmRun) -> Trace:
+    layers = range(model.cfg.n_layers)
+    norms = torch.stack([run.norms[layer] for layer in layers])
+    check_finite_layers(norms, model.cfg.model_name)
+    attention = torch.stack([run.attention[layer] for layer in layers])
+    return Trace(norms, attention, run.output, run.layout.of_length(norms.shape[-1]))
+
+
+@dataclass
+class _Gathered:
+    """What one arm did, batch by batch."""
+
+    columns: dict[str, list[Tensor]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, before: Trace, after: Trace, names: list[str], n_examples: int) -> None:
+        for name, column in _columns(before, after).items():
+            self.columns.setdefault(name, []).append(column.cpu())
+        self.outputs.append(_output_change(before.output, after.output).cpu())
+        self.examples += _examples(names[: n_examples - len(self.examples)], before, after)
 
 
 def _columns(before: Trace, after: Trace) -> dict[str, Float[Tensor, "layer batch"]]:
@@ -246,12 +302,14 @@ def _examples(names: list[str], before: Trace, after: Trace) -> list[Example]:
 def _summary(
     model: HookedViT,
     intervention: Intervention,
-    columns: dict[str, list[Tensor]],
-    outputs: Float[Tensor, "measure image"],
-    examples: tuple[Example, ...],
+    gathered: _Gathered,
     seed: int,
 ) -> Effect:
-    means = {name: torch.cat(parts, dim=1).double().mean(dim=1) for name, parts in columns.items()}
+    means = {
+        name: torch.cat(parts, dim=1).double().mean(dim=1)
+        for name, parts in gathered.columns.items()
+    }
+    outputs = torch.cat(gathered.outputs, dim=1)
     layers = tuple(
         LayerEffect(layer, **{name: float(mean[layer]) for name, mean in means.items()})
         for layer in range(model.cfg.n_layers)
@@ -266,7 +324,7 @@ def _summary(
         relative_change=relative,
         cosine=cosine,
         same_top1=same if model.parts.is_classifier else None,
-        examples=examples,
+        examples=tuple(gathered.examples),
     )
 
 
