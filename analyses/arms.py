@@ -10,15 +10,14 @@ Runtime: about 10 minutes for a ViT-Ti, 300 images and 37 arms on one core.
 Expect: zeroing costs most, a calibrated register at most 1.5 points, random neurons nothing.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import tyro
 from torch import Tensor
 
 import ttreg_interp as tt
+from analyses._run import Findings, main
 from ttreg_interp import interventions as act
 from ttreg_interp.data.labels import read_labels
 from ttreg_interp.metrics.arm_metrics import Labels, MaxOverMedian, SameTop1, Top1
@@ -42,7 +41,7 @@ class Config:
     fit_images: Path
     """Folder of other images, on which means, samples, k', v' and multiplicities are fitted."""
     out: Path
-    """Folder for result.json and table.md."""
+    """Folder for result.json and summary.md."""
     n_controls: int = 20
     """Draws of matched random neurons."""
     limit: int | None = None
@@ -107,8 +106,8 @@ def calibrated(
     }
 
 
-def main(config: Config) -> None:
-    """Compare all arms on all images; write result.json and table.md."""
+def analyse(config: Config) -> Findings:
+    """The table of all arms."""
     model = tt.load(config.model)
     found = tt.RegisterNeurons.load(config.neurons)
     found.check_model(model)
@@ -124,16 +123,16 @@ def main(config: Config) -> None:
         read_labels(config.labels).indices(tested.paths),
         config.seed,
     )
-    result = {
-        "config": {key: str(value) for key, value in vars(config).items()},
-        "images": {"tested": tested.digest(), "fitted": others.digest()},
-        **table.to_dict(),
-    }
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (config.out / "table.md").write_text(table.to_markdown() + "\n", encoding="utf-8")
-    print(table)
+    zeroed = table["neurons zeroed", Percent.title].difference
+    register = table["1 register", Percent.title].difference
+    return Findings(
+        headline=f"top-1 points: neurons zeroed {zeroed}, one register {register}",
+        words=table.to_markdown(),
+        numbers=table.to_dict(),
+        figures={},
+        facts={"tested": tested.digest(), "fitted": others.digest()},
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(globals())

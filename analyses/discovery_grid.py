@@ -8,16 +8,15 @@ Runtime: about 10 min on one CPU core.
 Expect: precision and recall 1.0 in all 60 models; nothing in any of the 60 clean ones.
 """
 
-import json
 import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from torch import Tensor
 
+from analyses._run import Findings, main
 from ttreg_interp.discovery import FindConfig, find_register_neurons
 from ttreg_interp.hooked import HookedViT
 from ttreg_interp.testbed.config import FIRST_LAYER, PlantedConfig
@@ -30,7 +29,7 @@ class Config:
     """Planted and clean models, searched with the default configuration."""
 
     out: Path
-    """Folder for result.json."""
+    """Folder for result.json and summary.md."""
     layouts: tuple[str, ...] = ("timm", "open_clip")
     """Whose VisionTransformer."""
     sizes: tuple[str, ...] = ("tiny", "small", "base")
@@ -87,23 +86,37 @@ def searched(config: PlantedConfig, clean: bool, images: Tensor) -> dict[str, An
     }
 
 
-def main(config: Config) -> None:
+def analyse(config: Config) -> Findings:
+    """Every model, and how many were searched without a fault."""
     images = photograph_tensor(config.image_size)
-    rows = []
-    for layout in config.layouts:
-        for size in config.sizes:
-            for seed in range(config.seeds):
-                planted = drawn(layout, size, seed, config.image_size)
-                for clean in (False, True):
-                    row = searched(planted, clean, images)
-                    rows.append(row)
-                    print(json.dumps(row), flush=True)
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "result.json").write_text(json.dumps(rows, indent=1))
-    for name in ("precision", "recall"):
-        exact = sum(row[name] == 1 for row in rows)
-        print(f"{name} 1.0 in {exact} of {len(rows)} models")
+    rows = [
+        searched(drawn(layout, size, seed, config.image_size), clean, images)
+        for layout in config.layouts
+        for size in config.sizes
+        for seed in range(config.seeds)
+        for clean in (False, True)
+    ]
+    exact = {
+        name: sum(row[name] == 1 for row in rows if not row["clean"])
+        for name in ("precision", "recall")
+    }
+    silent = sum(not row["found"] for row in rows if row["clean"])
+    n_models = len(rows) // 2
+    lines = [f"| {name} 1.0 | {count} of {n_models} planted |" for name, count in exact.items()]
+    return Findings(
+        headline=f"precision and recall 1.0 in {min(exact.values())} of {n_models} planted models",
+        words="\n".join(
+            [
+                "| | models |",
+                "|---|---|",
+                *lines,
+                f"| nothing found | {silent} of {n_models} clean |",
+            ]
+        ),
+        numbers={"exact": exact, "silent": silent, "models": rows},
+        figures={},
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(globals())

@@ -7,7 +7,6 @@ from benchmarks import ours, peers
 from benchmarks.memory import retained_mib
 from benchmarks.models import SIZES, Size, batch, source, with_one_token_more
 from benchmarks.run import EAGER, PLAIN, PLAIN_LONGER, base_of, table
-from benchmarks.scoring import scoring
 from benchmarks.timing import interleaved, ratio
 from ttreg_interp.hooked import HookedViT
 
@@ -71,15 +70,6 @@ def test_all_peers_keep_the_neurons_that_the_cache_keeps(micro, pixels):
 @torch.no_grad()
 def test_the_arms_run(micro, pixels):
     for work in (ours.seen(micro, pixels) | ours.intervened(micro, pixels)).values():
-        work()
-
-
-@torch.no_grad()
-def test_the_loop_over_single_images_gives_the_scores_of_one_pass():
-    arms = scoring("small", 96)
-    loop = arms["a loop over images that keeps everything"]()
-    assert loop.shape[0] > 1
-    for work in arms.values():
         work()
 
 
