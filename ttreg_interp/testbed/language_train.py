@@ -52,10 +52,15 @@ def main() -> None:
     parser.add_argument("--optimisers", nargs="+", default=["adam"])
     parser.add_argument("--backcopy", action="store_true", help="the positional variant")
     parser.add_argument("--steps", type=int, default=LanguageConfig.steps)
+    parser.add_argument("--learning-rate", type=float, help="absent: the optimiser's usual one")
     parser.add_argument("--history", type=Path, help="append one JSON object a run to this file")
     parser.add_argument("--out", type=Path, help="keep the last model here, with its history")
     given = parser.parse_args()
-    base = LanguageConfig(task=BackcopyTask(in_context=not given.backcopy), steps=given.steps)
+    base = LanguageConfig(
+        task=BackcopyTask(in_context=not given.backcopy),
+        steps=given.steps,
+        learning_rate=given.learning_rate,
+    )
     for kernel in given.kernels:
         for optimiser in given.optimisers:
             for seed in given.seeds:
