@@ -72,7 +72,7 @@ def draw(norms, attention):
     """One row a picture; maps of a kind share their colours."""
     columns = [(title, maps, norms) for title, maps in norms.items()]
     columns += [(title, maps, attention) for title, maps in attention.items()]
-    figure, axes = plt.subplots(len(pictures), len(columns) + 1, figsize=(7, 5.2), dpi=60)
+    figure, axes = plt.subplots(len(pictures), len(columns) + 1, figsize=(7, 5.2), dpi=90)
     for row, picture in enumerate(pictures):
         axes[row, 0].imshow(picture)
         for axis, (title, maps, kind) in zip(axes[row, 1:], columns, strict=True):

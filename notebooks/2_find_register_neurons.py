@@ -65,7 +65,7 @@ print(found)
 # %%
 curve = found.evidence["curve"]
 print(curve[0])
-figure, axis = plt.subplots(figsize=(5, 2.6), dpi=70)
+figure, axis = plt.subplots(figsize=(5, 2.6), dpi=90)
 axis.plot([point["k"] for point in curve], [point["outliers_left"] for point in curve], "o-")
 axis.set(xlabel="neurons moved to the register", ylabel="share of outliers left")
 figure.tight_layout()

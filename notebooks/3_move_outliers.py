@@ -57,7 +57,7 @@ def draw(arms):
     shown = {name: maps(intervention) for name, intervention in arms.items()}
     longest = max(float(norms.max()) for norms, _ in shown.values())
     size = (1.7 * len(arms) + 1.7, 3.6)
-    figure, axes = plt.subplots(2, len(arms) + 1, figsize=size, dpi=60)
+    figure, axes = plt.subplots(2, len(arms) + 1, figsize=size, dpi=90)
     axes[0, 0].imshow(picture)
     for (above, below), (name, (norms, attention)) in zip(
         axes[:, 1:].T, shown.items(), strict=True

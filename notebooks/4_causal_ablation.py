@@ -71,7 +71,7 @@ print(table)
 # %%
 names = list(arms)
 values = [table[name, "relative change"].value for name in names]
-figure, axis = plt.subplots(figsize=(6, 2.6), dpi=70)
+figure, axis = plt.subplots(figsize=(6, 2.6), dpi=90)
 low = [value.estimate - value.low for value in values]
 high = [value.high - value.estimate for value in values]
 axis.errorbar([value.estimate for value in values], range(len(names)), xerr=[low, high], fmt="o")

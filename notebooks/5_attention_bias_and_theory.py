@@ -48,7 +48,7 @@ strength = torch.linspace(0.5, 60, 120, dtype=torch.float64)
 noop = draw(Setting(form="gain"), seed=0)
 leaky = draw(Setting(form="gain", assumptions=Assumptions(head_blind_to_u2=False)), seed=0)
 t = strength / noop.rate()
-figure, axis = plt.subplots(figsize=(5.5, 3), dpi=70)
+figure, axis = plt.subplots(figsize=(5.5, 3), dpi=90)
 axis.semilogy(strength, noop.error(t), label="register neuron")
 axis.semilogy(strength, noop.leading_error(t), ":", label="predicted")
 axis.semilogy(strength, noop.error(t, "zeroed"), label="neuron zeroed")
@@ -114,7 +114,7 @@ print(f"its values over others'   {sum(h.value_ratio.estimate for h in behind) /
 print(f"no-op                     {sum(h.no_op for h in behind) / len(behind):.3f}")
 
 # %%
-figure, axis = plt.subplots(figsize=(5, 2.6), dpi=70)
+figure, axis = plt.subplots(figsize=(5, 2.6), dpi=90)
 grid = torch.zeros(model.cfg.n_heads, model.cfg.n_layers)
 for head in measures.heads:
     grid[head.head, head.layer] = head.no_op
