@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.models import NEURONS
+from benchmarks.models import NEURONS, Size, source
 from benchmarks.timing import Work
 from ttreg_interp.hooked import HookedViT
+from ttreg_interp.hooked.fast_cpu import Precision
 from ttreg_interp.hooked.rows import AttentionRows
 from ttreg_interp.interventions import AttentionBias, ExtraTokens, Intervention, TestTimeRegister
 
@@ -56,6 +57,20 @@ def intervened(model: HookedViT, pixels: Tensor) -> dict[str, Work]:
         "extra token": under(ExtraTokens()),
         "test-time register": under(REGISTER),
         "attention bias": under(bias),
+    }
+
+
+def fast(size: Size, pixels: Tensor) -> dict[str, Work]:
+    """The same forward pass through other kernels."""
+
+    def arm(choice: bool | Precision) -> Work:
+        model = HookedViT.wrap(source(size), fast_cpu=choice)
+        return lambda: model(pixels)
+
+    return {
+        "fast_cpu, measured": arm(True),
+        "fast_cpu, float32": arm("float32"),
+        "fast_cpu, bfloat16": arm("bfloat16"),
     }
 
 

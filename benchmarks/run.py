@@ -47,6 +47,8 @@ class Config:
     """Of weights and images."""
     threads: int = 1
     """CPU threads. On a machine that others use too, one thread measures best."""
+    only: tuple[str, ...] = ()
+    """Arms whose names contain one of these words, besides the plain models; default: all."""
     quick: bool = False
     """The tiny model, one round: does everything run?"""
 
@@ -71,9 +73,20 @@ def arms(name: str, config: Config, folder: Path) -> dict[str, Work]:
         **ours.seen(model, pixels),
         **ours.intervened(model, pixels),
     }
-    if name != "long" and config.device == "cpu" and config.dtype == "float32":
-        found |= ours.deployed(model, pixels, folder) | peers(size, pixels)
+    if config.device == "cpu" and config.dtype == "float32":
+        found |= ours.fast(size, pixels)
+        if name != "long":
+            found |= ours.deployed(model, pixels, folder) | peers(size, pixels)
+    if config.device == "cpu" and config.dtype == "bfloat16":
+        exact, images = source(size), batch(size)
+        found["plain model, float32"] = lambda: exact(images)
     return found
+
+
+def chosen(found: Mapping[str, Work], only: tuple[str, ...]) -> dict[str, Work]:
+    """The arms that are asked for, and the plain ones that they are compared with."""
+    words = (*only, "plain") if only else ("",)
+    return {name: work for name, work in found.items() if any(word in name for word in words)}
 
 
 def base_of(arm: str, names: Mapping[str, object]) -> str:
@@ -131,7 +144,8 @@ def main(config: Config) -> None:
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for name in suites:
-            seconds = interleaved(arms(name, config, Path(folder)), rounds, config.device)
+            wanted = chosen(arms(name, config, Path(folder)), config.only)
+            seconds = interleaved(wanted, rounds, config.device)
             result[name] = {"seconds": seconds}
             if name in SIZES:
                 result[name]["cache_mib_per_image"] = cache_sizes(name)
@@ -144,7 +158,8 @@ def save(config: Config, result: dict, tables: list[str]) -> None:
     """MACHINE.json holds every round, MACHINE.md the tables."""
     config.out.mkdir(parents=True, exist_ok=True)
     label = result["machine"]["gpu" if config.device == "cuda" else "cpu"]
-    label = "-".join(label.replace("(R)", "").split()).lower() + f"-{config.dtype}"
+    words = [*label.replace("(R)", "").split(), config.dtype, *" ".join(config.only).split()]
+    label = "-".join(words).lower().replace(",", "")
     body = json.dumps(result, indent=1, default=str) + "\n"
     (config.out / f"{label}.json").write_text(body, encoding="utf-8")
     head = ", ".join(f"{k} {v}" for k, v in (result["machine"] | result["versions"]).items())

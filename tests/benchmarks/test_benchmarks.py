@@ -6,7 +6,7 @@ import torch
 from benchmarks import ours, peers
 from benchmarks.memory import retained_mib
 from benchmarks.models import SIZES, Size, batch, source, with_one_token_more
-from benchmarks.run import EAGER, PLAIN, PLAIN_LONGER, base_of, table
+from benchmarks.run import EAGER, PLAIN, PLAIN_LONGER, base_of, chosen, table
 from benchmarks.timing import interleaved, ratio
 from ttreg_interp.hooked import HookedViT
 
@@ -69,7 +69,8 @@ def test_all_peers_keep_the_neurons_that_the_cache_keeps(micro, pixels):
 
 @torch.no_grad()
 def test_the_arms_run(micro, pixels):
-    for work in (ours.seen(micro, pixels) | ours.intervened(micro, pixels)).values():
+    arms = ours.seen(micro, pixels) | ours.intervened(micro, pixels) | ours.fast(MICRO, pixels)
+    for work in arms.values():
         work()
 
 
@@ -81,6 +82,12 @@ def test_an_added_token_is_not_held_against_an_intervention():
     assert base_of("attention bias", names) == PLAIN
     assert base_of("scoring", {"plain forward": None}) == "plain forward"
     assert "| b | a | 2.000" in table("s", {"a": [1.0], "b": [2.0]})
+
+
+def test_arms_are_chosen_by_words_and_keep_their_bases():
+    names = dict.fromkeys([PLAIN, EAGER, "fast_cpu, float32", "attention bias"])
+    assert set(chosen(names, ("fast",))) == {PLAIN, EAGER, "fast_cpu, float32"}
+    assert set(chosen(names, ())) == set(names)
 
 
 def test_shared_storage_is_counted_once():

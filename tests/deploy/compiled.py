@@ -8,7 +8,13 @@ from tests.hooked.sources import hf_families
 from ttreg_interp.deploy.bake import bake
 from ttreg_interp.errors import InterventionError
 from ttreg_interp.hooked import HookedViT
-from ttreg_interp.interventions import Intervention, TestTimeRegister, ZeroNeurons
+from ttreg_interp.interventions import (
+    AttentionBias,
+    ExtraTokens,
+    Intervention,
+    TestTimeRegister,
+    ZeroNeurons,
+)
 
 REGISTER = TestTimeRegister({0: [3, 5]}, multiplicity=2.0)
 ARMS = {
@@ -79,6 +85,21 @@ def test_a_compiled_hooked_model_follows_interventions_as_they_come_and_go(order
     for name in order:
         expected = _run(model, model, ARMS[name], pixels)
         assert torch.equal(_run(model, compiled, ARMS[name], pixels), expected), name
+
+
+@pytest.mark.parametrize("fast_cpu", [False, "float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["register", "zero", "attention bias", "extra token"])
+@torch.no_grad()
+def test_a_hooked_model_under_an_intervention_compiles_as_one_graph(name, fast_cpu):
+    keys = torch.ones(1, 2, 16)
+    arms = {**ARMS, "attention bias": AttentionBias(keys, keys), "extra token": ExtraTokens()}
+    model = HookedViT.wrap(_shallow(), fast_cpu=fast_cpu)
+    pixels = torch.randn(2, 3, 16, 16)
+    compiled = _compiled(model, fullgraph=True)
+    assert torch.equal(compiled(pixels), model(pixels))
+    expected = _run(model, model, arms[name], pixels)
+    assert torch.equal(_run(model, compiled, arms[name], pixels), expected)
+    assert not torch.equal(expected, model(pixels))
 
 
 @torch.no_grad()

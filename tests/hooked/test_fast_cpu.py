@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.hooked.families import FAMILIES, make
+from ttreg_interp.deploy.bake import bake
+from ttreg_interp.deploy.frozen import freeze
 from ttreg_interp.errors import UnsupportedModelError
 from ttreg_interp.hooked import HookedViT, load, verify
 from ttreg_interp.hooked import fast_cpu as kernels
@@ -181,6 +183,19 @@ def test_it_stays_with_a_copy_and_goes_when_it_is_told_to():
         assert not torch.equal(twin(pixels), twin.source(pixels))
         twin.fast_cpu = None
         assert torch.equal(twin(pixels), twin.source(pixels))
+
+
+@needs_bfloat16
+@torch.no_grad()
+def test_what_is_deployed_runs_on_torchs_kernels():
+    module, register = make("timm plain"), TestTimeRegister({0: [3, 5]})
+    fast = HookedViT.wrap(module, fast_cpu="bfloat16")
+    plain = HookedViT.wrap(module)
+    with plain.intervened(register):
+        expected = plain(PIXELS)
+    assert torch.equal(bake(fast, register)(PIXELS), expected)
+    assert torch.equal(freeze(copy.deepcopy(fast), register)(PIXELS), expected)
+    assert fast.fast_cpu is not None
 
 
 @pytest.mark.parametrize(

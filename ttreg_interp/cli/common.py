@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -27,6 +27,9 @@ class ModelOptions:
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     image_size: int | None = None
     """Another resolution in pixels, where the model can interpolate its position embeddings."""
+    fast_cpu: Literal["measured", "float32", "bfloat16"] | None = None
+    """Other kernels for linears on a CPU. measured: oneDNN where it is faster; float32: oneDNN; bfloat16:
+    products in bfloat16, with its error."""
 
     def load(self) -> "HookedViT":
         """The hooked model."""
@@ -34,8 +37,13 @@ class ModelOptions:
 
         from ttreg_interp.hooked import load
 
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return load(self.model, image_size=self.image_size, device=device)
+        on_cpu = self.fast_cpu is not None or not torch.cuda.is_available()
+        return load(
+            self.model,
+            image_size=self.image_size,
+            device=self.device or ("cpu" if on_cpu else "cuda"),
+            fast_cpu=True if self.fast_cpu == "measured" else self.fast_cpu or False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ def check_equal(
         InterventionError: another output, or NaN; says how much it differs.
     """
     pixels = noise(model, n_images, image_size)
-    with model.intervened(intervention):
+    with model.torch_kernels(), model.intervened(intervention):
         expected = model(pixels, return_type)
     wanted = expected if isinstance(expected, tuple) else (expected,)
     for name, want, found in zip(OUTPUTS[return_type], wanted, run(pixels), strict=True):

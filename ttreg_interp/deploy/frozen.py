@@ -55,5 +55,6 @@ def freeze(model: HookedViT, intervention: Intervention) -> HookedViT:
     for name in model.hook_dict:
         model.set_submodule(name, FixedPoint(name, tuple(edits[name])))
     model.hook_dict = {}
+    model.fast_cpu = None  # deployed elsewhere: torch's own kernels
     model._interventions.append(intervention)  # its edits count the rows that it adds
     return model

@@ -135,16 +135,12 @@ class HookedAttention(nn.Module):
         if self.parts.rotate is not None:
             q, k = self.parts.rotate(q.transpose(1, 2), k.transpose(1, 2), positions)
             q, k = self.hook_rot_q(q.transpose(1, 2)), self.hook_rot_k(k.transpose(1, 2))
-        q, k, v = (
-            rearrange(x, "batch token head d_head -> batch head token d_head") for x in (q, k, v)
-        )
-        n_given = q.shape[2] if self.parts.window is None else positions.n_given
-        z = self._mix(q, k, v, n_given)
-        z = rearrange(z, "batch head token d_head -> batch token head d_head")
-        return self._output(self.hook_z(self._gated(z, x)))
+        n_given = q.shape[1] if self.parts.window is None else positions.n_given
+        z = self._mix(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), n_given)
+        return self._output(self.hook_z(self._gated(z.transpose(1, 2), x)))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, n_given: int) -> Tensor:
-        """softmax(q k^T scale + mask) v, [batch, head, query, d_head]."""
+        """softmax(q k^T scale + mask) v; all [batch, head, token, d_head]."""
         spelled_out = self.parts.softcap is not None or (
             self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
         )

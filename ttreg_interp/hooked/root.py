@@ -91,10 +91,12 @@ class HookedModel(WeightStacks, HookedRootModule):
         including_permanent: bool = False,
         level: int | None = None,
     ) -> None:
-        """Take hooks away, from those hook points that have some."""
+        """Take hooks away where there are some: to do so everywhere costs as much as hooking all."""
         for point in self.hook_points():
-            if point.fwd_hooks or point.bwd_hooks:  # removing from all costs as much as hooking all
-                point.remove_hooks(direction, including_permanent, level)
+            if point.fwd_hooks and direction != "bwd":
+                point.remove_hooks("fwd", including_permanent, level)
+            if point.bwd_hooks and direction != "fwd":
+                point.remove_hooks("bwd", including_permanent, level)
 
     def run_with_cache(
         self,

@@ -1,10 +1,10 @@
 """HookedViT: a real vision transformer under TransformerLens' hook points."""
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -164,6 +164,15 @@ class HookedViT(HookedModel):
         pooled = self.hook_pooled(norm(pooled) if self.parts.norm_after_pool else pooled)
         output = self.hook_out(self.parts.project(pooled))
         return output if return_type == "output" else (output, tokens)
+
+    @contextmanager
+    def torch_kernels(self) -> Iterator[Self]:
+        """Torch's own kernels inside, also in a model that has others."""
+        others, self.fast_cpu = self.fast_cpu, None
+        try:
+            yield self
+        finally:
+            self.fast_cpu = others
 
     # ------------------------------------------------------------------ shape
 
