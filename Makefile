@@ -20,6 +20,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest -q -n 2 --dist loadfile
+	@test ! -d build/screenshots || echo "What the browser tests saw: build/screenshots"
 
 # glibc would otherwise hand every large tensor back to the system: page faults, not kernels.
 bench: setup

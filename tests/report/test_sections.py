@@ -103,16 +103,28 @@ NEURONS = {
 def test_the_artefact_of_a_discovery_shows_its_neurons_and_its_curve():
     (table,) = tables({"neurons": NEURONS})
     assert texts(table) == [["2", "5", "9"], ["3", "7", "8"]]
-    ((chart, table),) = calibration({"neurons": NEURONS})
+    (chart,), table = calibration({"neurons": NEURONS})
+    assert (chart.title, chart.x_label) == ("Left", "neurons")
     assert (chart.x, chart.series) == ((0, 2), (("left", (1.0, 0.1)),))
     assert texts(table) == [["0", "1"], ["2", "0.1"]]
+
+
+def test_each_number_of_a_calibration_has_a_chart_with_an_axis_of_its_own():
+    rows = [{"k": k, "outliers_left": 1 - k / 2, "drift": k / 1000} for k in range(3)]
+    charts, table = calibration({"calibration": rows})
+    assert [chart.title for chart in charts] == ["Outliers left", "Drift"]
+    assert [chart.series for chart in charts] == [
+        (("outliers left", (1.0, 0.5, 0.0)),),
+        (("drift", (0.0, 0.001, 0.002)),),
+    ]
+    assert table.columns == ("k", "outliers left", "drift")
 
 
 @pytest.mark.parametrize(
     "rows", [None, [], [{"k": 1, "left": 1.0}], [{"k": 1}, {"k": 2}], "a sentence"]
 )
 def test_what_is_no_curve_is_not_drawn(rows):
-    assert calibration({"calibration": rows}) == []
+    assert calibration({"calibration": rows}) is None
 
 
 def test_sections_that_hold_no_rows_make_no_table():

@@ -60,7 +60,7 @@ def page_file(name: str) -> str:
 def _context(run: Run) -> dict[str, Any]:
     """What the template shows by itself, and `facts` for the scripts."""
     info, curves, neurons = run.info, read_curves(run), neuron_facts(run)
-    charted = calibration(info["summary"])
+    calibrated = calibration(info["summary"])
     facts = {
         "n_layers": info["model"]["n_layers"],
         "n_heads": info["model"]["n_heads"],
@@ -73,14 +73,14 @@ def _context(run: Run) -> dict[str, Any]:
         "neurons": [asdict(one) for one in neurons],
         "curves": [asdict(one) for one in curves],
         "sparsity": asdict(sparsity_chart(run, neurons)) if neurons else None,
-        "charts": [asdict(chart) for chart, _ in charted],
+        "charts": [asdict(chart) for chart in calibrated[0]] if calibrated else [],
     }
     return {
         "info": info,
         "facts": facts,
         "sentences": sentences(info, curves),
         "cards": cards(info, curves),
-        "charted": charted,
+        "calibration": calibrated,
         "tables": tables(info["summary"]),
         "neuron_table": make_table("neurons", facts_table(neurons)) if neurons else None,
         "summary_json": json.dumps(info["summary"], indent=1) if info["summary"] else "",

@@ -29,17 +29,28 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
     return [table for name, value in _sections(summary).items() for table in _tables(name, value)]
 
 
-def calibration(summary: Mapping[str, Any]) -> list[tuple[Chart, Table]]:
-    """The calibration curve and its table, if there are rows with two or more numbers."""
+def calibration(summary: Mapping[str, Any]) -> tuple[list[Chart], Table] | None:
+    """The calibration curves and their table, if there are rows with two or more numbers.
+
+    Each number has a chart of its own: shares of outliers and drifts do not fit one axis.
+    """
     rows = _calibration_rows(summary)
     numeric = [name for name in (rows[0] if rows else ()) if is_number(rows[0][name])]
     if len(rows) < 2 or len(numeric) < 2:
-        return []
+        return None
     x, *names = numeric
     rows = [row for row in rows if is_number(row.get(x))]
-    series = tuple((title_of(name), tuple(_value(row.get(name)) for row in rows)) for name in names)
-    chart = Chart("Calibration", title_of(x), tuple(float(row[x]) for row in rows), series)
-    return [(chart, make_table("calibration", rows))]
+    places = tuple(float(row[x]) for row in rows)
+    charts = [
+        Chart(
+            title_of(name).capitalize(),
+            "neurons" if x == "k" else title_of(x),
+            places,
+            ((title_of(name), tuple(_value(row.get(name)) for row in rows)),),
+        )
+        for name in names
+    ]
+    return charts, make_table("calibration", rows)
 
 
 def _sections(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +69,10 @@ def _tables(name: str, value: Any) -> list[Table]:
         return [make_table(name, [{"arm": arm} | _output_row(one) for arm, one in value.items()])]
     if _is_comparison(value):
         return [make_table(name, _comparison_rows(value))]
-    rows = _ranking_rows(value) if _is_artefact(value) else _rows(value)
+    if _is_artefact(value):
+        name, rows = f"{name}: scores", _ranking_rows(value)
+    else:
+        rows = _rows(value)
     return [make_table(name, rows)] if rows else []
 
 

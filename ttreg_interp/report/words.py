@@ -1,5 +1,6 @@
 """What a run shows, said in sentences."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ttreg_interp.report.curves import ArmCurves
@@ -17,16 +18,16 @@ def sentences(info: dict[str, Any], curves: list[ArmCurves]) -> list[str]:
         f"The largest patch norm is {first.max_over_median[norm_layer]:.3g} times the median in "
         f"layer {norm_layer} of “{first.name}”"
         + _changes([f"{c.max_over_median[norm_layer]:.3g} times" for c in others], others),
-        f"{reader} gives one patch {first.max_attention[attention_layer]:.1%} of its attention in "
+        f"{reader} gives one patch {_percent(first.max_attention[attention_layer])} of its attention in "
         f"layer {attention_layer} of “{first.name}”"
-        + _changes([f"{c.max_attention[attention_layer]:.1%}" for c in others], others),
+        + _changes([_percent(c.max_attention[attention_layer]) for c in others], others),
     ]
     for arm in others:
         if arm.register_attention is not None:
             layer = _peak(arm.register_attention)
             said.append(
                 f"Under “{arm.name}” the added tokens draw up to "
-                f"{arm.register_attention[layer]:.1%} of that attention, in layer {layer}."
+                f"{_percent(arm.register_attention[layer])} of that attention, in layer {layer}."
             )
     return said
 
@@ -40,22 +41,22 @@ def cards(info: dict[str, Any], curves: list[ArmCurves]) -> list[dict[str, Any]]
         _card(
             f"Largest / median patch norm, layer {norm_layer}",
             [arm.max_over_median[norm_layer] for arm in curves],
-            "{:.3g}",
+            "{:.3g}".format,
         ),
         _card(
             f"Largest attention of {reader_name(info)} to one patch, layer {attention_layer}",
             [arm.max_attention[attention_layer] for arm in curves],
-            "{:.1%}",
+            _percent,
         ),
         _card(
             f"Attention to added tokens, layer {attention_layer}",
             [None if one is None else one[attention_layer] for one in registers],
-            "{:.1%}",
+            _percent,
         ),
         _card(
             f"Cosine of the output to that of “{curves[0].name}”",
             [arm.output_cosine for arm in curves],
-            "{:.4f}",
+            "{:.4f}".format,
         ),
     ]
     return made if any(one is not None for one in registers) else [*made[:2], made[3]]
@@ -80,13 +81,18 @@ def _changes(values: list[str], arms: list[ArmCurves]) -> str:
     return "".join(f"; {part}" for part in said) + "."
 
 
-def _card(title: str, values: list[float | None], style: str) -> dict[str, Any]:
+def _percent(share: float) -> str:
+    """A share that is small is not nothing."""
+    return f"{share:.1%}" if share == 0 or share >= 0.0005 else "<0.1%"
+
+
+def _card(title: str, values: list[float | None], write: Callable[[float], str]) -> dict[str, Any]:
     largest = max((abs(value) for value in values if value is not None), default=0.0) or 1.0
     return {
         "title": title,
         "values": [
             {
-                "text": "–" if value is None else style.format(value),
+                "text": "–" if value is None else write(value),
                 "share": 0.0 if value is None else max(value, 0.0) / largest,
             }
             for value in values

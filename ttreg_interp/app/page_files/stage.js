@@ -74,30 +74,29 @@ function inWords(values, format) {
 // ------------------------------------------------------------------ the picture, and drawing on it
 
 function makePicture() {
-  const { picture, paint } = props.value;
-  const field = makeField(paint
+  const field = makeField("");
+  field.id = "picture";
+  field.append(make("img", { src: props.value.picture, alt: "", draggable: "false" }),
+    make("canvas", { class: "drawing" }), make("span", { class: "mark" }));
+  field.addEventListener("click", (event) => props.value.paint || select(patchAt(field, event)));
+  field.addEventListener("pointerdown", (event) => props.value.paint && begin(field, event));
+  field.addEventListener("pointermove", (event) => state.stroke && draw(patchAt(field, event)));
+  field.addEventListener("pointerup", finish);
+  field.addEventListener("pointercancel", finish);
+  const clear = make("button", { type: "button", id: "clear" }, "Clear the drawing");
+  clear.addEventListener("click", () => { state.drawn.clear(); tellDrawing(); });
+  return make("figure", { class: "beside" }, make("figcaption"), field, clear);
+}
+
+function drawPicture() {
+  const { paint } = props.value;
+  stage.querySelector(".beside figcaption").textContent = paint ? "Draw where outliers shall go"
+    : "As the model sees it";
+  stage.querySelector("#picture").setAttribute("aria-label", paint
     ? "The picture. Draw where outliers shall go: drag, or move with the arrow keys and press Space."
     : "The picture. Click, or use the arrow keys, to choose a patch as query.");
-  field.id = "picture";
-  field.append(make("img", { src: picture, alt: "", draggable: "false" }));
-  if (paint) {
-    field.append(make("canvas", { class: "drawing" }));
-    field.addEventListener("pointerdown", (event) => begin(field, event));
-    field.addEventListener("pointermove", (event) => state.stroke && draw(patchAt(field, event)));
-    field.addEventListener("pointerup", finish);
-    field.addEventListener("pointercancel", finish);
-  } else {
-    field.addEventListener("click", (event) => select(patchAt(field, event)));
-  }
-  field.append(make("span", { class: "mark" }));
-  const figure = make("figure", { class: "beside" }, make("figcaption", {},
-    paint ? "Draw where outliers shall go" : "As the model sees it"), field);
-  if (paint) {
-    const clear = make("button", { type: "button", id: "clear" }, "Clear the drawing");
-    clear.addEventListener("click", () => { state.drawn.clear(); tellDrawing(); });
-    figure.append(clear);
-  }
-  return figure;
+  for (const one of stage.querySelectorAll(".drawing, #clear")) one.hidden = !paint;
+  showDrawing();
 }
 
 // A stroke that begins on a patch already drawn on erases.
@@ -132,7 +131,6 @@ function finish() {
 
 function showDrawing() {
   const canvas = stage.querySelector(".drawing");
-  if (!canvas) return;
   const { width, height } = props.value;
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
@@ -232,8 +230,8 @@ function takeNews() {
 // The elements stay while their meaning stays: one that is replaced between press and release of a
 // pointer would lose the click, and the focus.
 function build() {
-  const { picture, paint, pairs } = props.value;
-  const built = JSON.stringify([picture, paint, pairs.map(({ kind }) => kind)]);
+  const { picture, pairs } = props.value;
+  const built = JSON.stringify([picture, pairs.map(({ kind }) => kind)]);
   if (built === state.built) return;
   state.built = built;
   stage.replaceChildren(makePicture(), ...pairs.map(makePair),
@@ -244,8 +242,8 @@ function show() {
   if (!props.value || !props.value.pairs || state.stroke) return;
   takeNews();
   build();
+  drawPicture();
   props.value.pairs.forEach(drawPair);
-  showDrawing();
   markQuery();
   readOut(state.query);
 }

@@ -256,11 +256,11 @@ function drawRunCurves() {
 
 function drawGivenCharts() {
   const given = (chart, shift = 0) => ({ title: chart.title, xLabel: chart.x_label, x: chart.x,
-    linear: true, bare: true,
+    linear: true,
     series: chart.series.map(([name, values], i) => ({ name, values, colour: armColour(i + shift) })) });
   facts.charts.forEach((chart, number) => drawChart(find(`chart-${number}`), given(chart)));
   if (!facts.sparsity) return;
-  const sparsity = { ...given(facts.sparsity, 5), doubling: true, bare: false };
+  const sparsity = { ...given(facts.sparsity, 5), doubling: true };
   Object.assign(sparsity.series[0], { colour: "var(--soft)", dashed: true });
   drawChart(find("sparsity"), sparsity);
 }

@@ -10,8 +10,7 @@ function svg(name, attributes, text) {
 }
 
 // `chart`: {title, xLabel, x, series: [{name, values, colour, dashed}]}, and as wanted: `format` of
-// values, `linear` (never a logarithmic axis), `doubling` (places on a logarithmic axis), `bare`
-// (without its title), `cursor` (a place to mark), `onPick` (called with the place that is clicked).
+// values, `linear` (never a logarithmic axis), `doubling` (places on a logarithmic axis), `cursor` (a place to mark), `onPick` (called with the place that is clicked).
 function drawChart(holder, chart) {
   const width = Math.max(holder.clientWidth, 240);
   const box = { left: 46, right: width - 10, top: 10, bottom: 162, height: 200 };
@@ -39,8 +38,7 @@ function drawChart(holder, chart) {
   }
   const caption = document.createElement("figcaption");
   caption.textContent = chart.title;
-  caption.hidden = Boolean(chart.bare);
-  holder.replaceChildren(caption, drawing, legend(chart.series));
+  holder.replaceChildren(caption, drawing, ...(chart.series.length > 1 ? [legend(chart.series)] : []));
 }
 
 function place(xs, i) {
@@ -107,7 +105,7 @@ function drawAxes(drawing, chart, box, x, y) {
 
 function drawSeries(drawing, one, x, y) {
   const points = one.values.map((v, i) => (v === null ? null : [x(i), y(v)])).filter(Boolean);
-  const style = `stroke:${one.colour}${one.dashed ? ";stroke-dasharray:2 4" : ""}`;
+  const style = `stroke:${one.colour}${one.dashed ? ";stroke-dasharray:6 7" : ""}`;
   drawing.append(svg("polyline", { class: "curve", points: points.join(" "), style }));
   if (one.dashed) return;
   for (const [cx, cy] of points) drawing.append(svg("circle", { cx, cy, r: 2.5, style: `fill:${one.colour}` }));
