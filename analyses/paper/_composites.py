@@ -32,14 +32,14 @@ class Config(BenchConfig):
 
     data: str = ""
     """FORMAT:PATH#SPLIT; absent: photographs with a disc pasted in."""
-    limit: int = 24
-    """At most so many images."""
+    count: int = 24
+    """So many images of them at most; `limit` is for the images of the outliers."""
 
     def annotated(self, kind: type) -> Annotated[Any]:
         """The set that was named, or composites."""
         if self.data:
-            return open_data(self.data).take(self.limit, self.seed)
-        return composites(kind, self.limit)
+            return open_data(self.data).take(self.count, self.seed)
+        return composites(kind, self.count)
 
 
 def composites(kind: type, count: int, seed: int = 0) -> Annotated[Any]:

@@ -47,14 +47,14 @@ class Config(BenchConfig):
 
     data: str = ""
     """FORMAT:PATH#SPLIT of images with classes; absent: crops of photographs."""
-    limit: int = 48
-    """At most so many images."""
+    count: int = 48
+    """So many images of them at most; `limit` is for the images of the outliers."""
 
     def named(self) -> Annotated[int]:
         """The set that was named, or crops."""
         if self.data:
-            return open_data(self.data).take(self.limit, self.seed)
-        return crops(self.limit)
+            return open_data(self.data).take(self.count, self.seed)
+        return crops(self.count)
 
     def speaking(self) -> HookedViT:
         """The bench's model, which understands words.

@@ -40,8 +40,9 @@ class Config(BenchConfig):
     """The same with masks; absent: photographs with a disc pasted in."""
     depths: str = ""
     """The same with depths; absent: the same photographs, the disc nearer."""
-    limit: int = 24
-    """At most so many images of each set."""
+    count: int = 24
+    """So many images of each set at most, twice as many with classes; `limit` is for the images of the
+    outliers."""
     seeds: tuple[int, ...] = (0,)
     """Of the probes."""
     epochs: int = 10
@@ -73,9 +74,10 @@ def analyse(config: Config) -> Findings:
 
 
 def _open(config: Config, data: str, kind: type) -> Annotated[Any]:
+    count = 2 * config.count if kind is int else config.count
     if data:
-        return open_data(data).take(config.limit, config.seed)
-    return crops(2 * config.limit) if kind is int else composites(kind, config.limit)
+        return open_data(data).take(count, config.seed)
+    return crops(count) if kind is int else composites(kind, count)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def analyse(config: Config) -> Findings:
     bench = config.bench
     labelled = (Path(config.images) / "labels.csv").is_file() and bool(config.images)
     if bench.model.parts.is_classifier and labelled and not config.data:
-        data = open_data(f"labels:{config.images}").take(config.limit, config.seed)
+        data = open_data(f"labels:{config.images}").take(config.count, config.seed)
         arms = config.arms(bench.model, ARMS)
         return told(bench, measured(config, Classification(), bench.model, data, arms))
     model = config.speaking()

@@ -27,9 +27,9 @@ def analyse(config: Config) -> Findings:
     """Every arm on the same attacked images."""
     bench = config.bench
     if config.data.startswith(("rta100:", "attacked+")):
-        model, data = bench.model, open_data(config.data).take(config.limit, config.seed)
+        model, data = bench.model, open_data(config.data).take(config.count, config.seed)
     elif bench.model.parts.is_classifier and (Path(config.images) / "labels.csv").is_file():
-        labelled = open_data(f"labels:{config.images}").take(config.limit, config.seed)
+        labelled = open_data(f"labels:{config.images}").take(config.count, config.seed)
         model, data = bench.model, attacked(labelled, how=Typography(height=0.2))
     else:
         model, data = config.speaking(), attacked(config.named(), how=Typography(height=0.2))

@@ -14,7 +14,7 @@ def value(findings, title, arm, metric=None):
 
 
 def test_a_register_leaves_zero_shot_classification_as_it_is(found):
-    findings = found("tab03_zero_shot", limit=32)
+    findings = found("tab03_zero_shot", count=32)
     title = "zero-shot classification"
     assert value(findings, title, "intact")[0] > 60
     assert abs(value(findings, title, "register")[1]) < 7
@@ -22,7 +22,7 @@ def test_a_register_leaves_zero_shot_classification_as_it_is(found):
 
 
 def test_a_bias_makes_up_for_zeroed_neurons_and_random_ones_cost_nothing(found):
-    findings = found("tab07_attention_bias", limit=32)
+    findings = found("tab07_attention_bias", count=32)
     title = "zero-shot classification"
     assert value(findings, title, "zero")[1] < -25
     assert abs(value(findings, title, "bias")[1]) < 7
@@ -30,7 +30,7 @@ def test_a_bias_makes_up_for_zeroed_neurons_and_random_ones_cost_nothing(found):
 
 
 def test_probes_cover_classes_masks_and_depth(found):
-    findings = found("tab02_probes", limit=8, epochs=2)
+    findings = found("tab02_probes", count=6, epochs=1)
     assert list(findings.numbers) == ["linear probe", "segmentation probe", "depth probe"]
     for title in findings.numbers:
         assert {row["arm"] for row in findings.numbers[title]["rows"]} == {
@@ -42,13 +42,13 @@ def test_probes_cover_classes_masks_and_depth(found):
 
 
 def test_depth_has_an_arm_for_every_number_of_registers(found):
-    findings = found("tab09_depth", limit=4, most=2)
+    findings = found("tab09_depth", count=4, most=2)
     arms = [row["arm"] for row in findings.numbers["depth probe"]["rows"]]
     assert arms == ["intact", "1 register", "2 registers"]
 
 
 def test_a_model_that_cannot_read_is_not_attacked(found):
-    findings = found("tab12_typographic", limit=16)
+    findings = found("tab12_typographic", count=16)
     success, _ = value(findings, "typographic attack", "intact")
     assert success < 40
     assert abs(value(findings, "typographic attack", "text-random")[1]) < 10
@@ -62,7 +62,7 @@ def test_a_model_that_cannot_read_is_not_attacked(found):
     ],
 )
 def test_dense_tables_tell_every_metric_of_every_arm(found, name, title, metrics):
-    findings = found(name, limit=4)
+    findings = found(name, count=4)
     arms = {row["arm"] for row in findings.numbers[title]["rows"]}
     assert {"intact", "register", "random"} <= arms
     assert len(findings.numbers[title]["rows"]) == metrics * len(arms)
@@ -124,10 +124,51 @@ def test_a_classifier_is_judged_by_its_own_head_where_images_have_labels(tmp_pat
         file.unlink()
     common = {"model": "timm:test_vit?random", "neurons": "3:7", "images": str(tmp_path / "images")}
     findings = [
-        script.analyse(script.Config(out=tmp_path / script.__name__, limit=4, **common))
+        script.analyse(script.Config(out=tmp_path / script.__name__, count=4, limit=4, **common))
         for script in (tab07_attention_bias, tab12_typographic)
     ]
     assert "classification" in findings[0].numbers and "bias" in findings[0].headline
     assert findings[1].numbers["typographic attack"]["n_images"] == {"test": 4}
     for one in findings:
         assert "stand-in" not in one.words and json.dumps(one.numbers)
+
+
+def test_a_model_of_transformers_is_taken_with_its_processor(tmp_path):
+    import transformers as hf
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from analyses.paper._llava import IMAGE, talker
+    from analyses.paper.tab06_vlm import Config, analyse
+
+    known = talker("testbed:planted", 112)
+    known.vlm.save_pretrained(tmp_path)
+    words = {"<pad>": 0, "<unk>": 1, "USER:": 2, "<image>": IMAGE, "ASSISTANT:": 4}
+    whole = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    whole.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=whole,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+    )
+    pictures = hf.CLIPImageProcessor(
+        size={"shortest_edge": 112},
+        crop_size=112,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    hf.LlavaProcessor(
+        pictures,
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    ).save_pretrained(tmp_path)
+    told = ",".join(f"{layer}:{neuron}" for layer, neuron in known.truth)
+    config = Config(out=tmp_path / "out", model=f"hf:{tmp_path}", neurons=told, limit=3)
+    findings = analyse(config)
+    assert findings.facts["visual_tokens"] == [49]
+    assert findings.facts["neurons_from"] == "the command line"
+    assert findings.numbers["intact"]["largest norm"].low > 10
+    assert findings.numbers["register"]["largest norm"].high < 1.5

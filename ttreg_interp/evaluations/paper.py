@@ -10,6 +10,7 @@ from typing import Any
 
 from ttreg_interp.data.annotated import Annotated
 from ttreg_interp.data.open import open_data
+from ttreg_interp.discovery.distributed import current_shard
 from ttreg_interp.errors import DataError, TTRegError
 from ttreg_interp.evaluations.weights import weights_at_hand
 
@@ -260,6 +261,8 @@ def left_out_lines(found: Sequence[Job]) -> list[str]:
 def run_all(found: Sequence[Job], run: Callable[[Job], None]) -> dict[str, str]:
     """Run what can run; an error ends its own job alone.
 
+    Under torchrun an error is passed on: the other processes would wait for this one's share.
+
     Args:
         found: of `jobs`.
         run: runs one job.
@@ -273,13 +276,12 @@ def run_all(found: Sequence[Job], run: Callable[[Job], None]) -> dict[str, str]:
             continue
         try:
             run(job)
-        except TTRegError as error:
-            failed[job.folder] = str(error)
         except Exception as error:  # out of memory, a bug: the other jobs are not to pay for it
-            failed[job.folder] = f"{type(error).__name__}: {error}"
-            logger.exception("%s failed", job.folder)
-        if job.folder in failed:
-            logger.error("failed: %s: %s", job.folder, failed[job.folder])
+            if current_shard().of > 1:
+                raise
+            known = isinstance(error, TTRegError)
+            failed[job.folder] = str(error) if known else f"{type(error).__name__}: {error}"
+            logger.error("failed: %s: %s", job.folder, failed[job.folder], exc_info=not known)
     return failed
 
 
