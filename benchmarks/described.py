@@ -46,6 +46,7 @@ class Loop:
         return torch.stack(found).mean(dim=0)
 
     def _image(self, file: Path) -> Float[Tensor, "layer neuron"] | None:
+        assert self.model.preprocess is not None
         with Image.open(file) as image:
             pixels = self.model.preprocess(image.convert("RGB"))[None]
         with self._logging() as logs:
@@ -65,8 +66,9 @@ class Loop:
     def _logging(self) -> Iterator[dict[str, list[np.ndarray]]]:
         """Hooks that copy what every layer gives to numpy arrays."""
         logs: dict[str, list[np.ndarray]] = {}
+        blocks: Any = self.model.source.blocks
         with ExitStack() as stack:
-            for block in self.model.source.blocks:
+            for block in blocks:
                 modules = {"neurons": block.mlp.act, "resid": block}
                 if self.keeps_attention:
                     modules["attention"] = block.attn.attn_drop
