@@ -12,7 +12,7 @@ from ttreg_interp.hooked import load
 
 @torch.no_grad()
 def test_the_described_loop_gives_the_scores_of_the_scoring_pass(tmp_path):
-    for work in scoring("small", 96).values():
+    for work in scoring("tiny", 96).values():
         work()
     model = load("testbed:planted/timm/tiny/0", image_size=96)
     test = EndToEnd.of(model, save_jpegs(tmp_path, 6), workers=1)

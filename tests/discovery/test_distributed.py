@@ -9,7 +9,7 @@ from tests.discovery.models import Push, hooked, marked_vit, noise_images
 from ttreg_interp.discovery import FindConfig, find_register_neurons, torchrun
 from ttreg_interp.discovery.checkpoint import RunState
 
-CONFIG = FindConfig(batch_size=4, survey_images=8, evidence=False, recursions=1)
+CONFIG = FindConfig(batch_size=2, survey_images=8, evidence=False, recursions=1)
 
 
 def _find(rank: int, world: int, port: int, folder: Path) -> None:
