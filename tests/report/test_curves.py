@@ -1,5 +1,7 @@
 """The numbers of the summary: means over images, by arm and layer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,6 +107,12 @@ def test_cards_compare_the_arms_on_one_scale():
     assert [value["text"] for value in attention["values"]] == ["25.0%", "5.0%"]
     assert [value["text"] for value in added["values"]] == ["–", "40.0%"]
     assert [value["text"] for value in cosine["values"]] == ["1.0000", "0.5000"]
+
+
+def test_a_share_that_is_small_is_not_said_to_be_nothing():
+    small = replace(REGISTER, max_attention=(1e-5, 1e-5))
+    _, attention, *_ = cards(INFO, [arm("intact"), small])
+    assert attention["values"][1]["text"] == "<0.1%"
 
 
 def test_counts_agree_with_their_noun():
