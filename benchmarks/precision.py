@@ -84,7 +84,7 @@ def compared(spec: str, config: Config) -> list[str]:
     pixels = pixels_of(config, plain)
     report = find_outliers(plain, pixels)
     expected = see(plain, pixels, report.detect_layer)
-    threshold, rule = report.threshold, "found"
+    threshold, rule = report.threshold, report.rule
     if threshold is None:  # no outliers: the longest 2 % stand for them
         threshold, rule = float(expected.resid.norm(dim=-1).quantile(0.98)), "98 % of the norms"
     mask = expected.outliers(threshold)
