@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from PIL import Image
@@ -44,11 +45,12 @@ class Typography:
 
         Args:
             image: RGB.
-            text: what to write, in one line.
+            text: what to write; a line break begins another line.
             number: of the image, which together with the seed draws the place.
 
         Raises:
-            DataError: no text, or an image too small for a legible label.
+            DataError: no text, a letter that the font lacks, or an image too small for a legible
+                label.
 
         Example:
             >>> image, area = Typography().write(Image.new("RGB", (200, 100)), "iron")
@@ -68,40 +70,61 @@ class Typography:
 
         if not text.strip():
             raise DataError("An attack needs a text; found an empty one.")
+        if lacking := sorted(set(text) - _letters() - {"\n"}):
+            raise DataError(
+                f"{lacking[0]!r} of {text!r} is no letter of DejaVu Sans: nothing to see."
+            )
         points = round(self.height * min(size) / 1.4)
+        ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
         while points >= 4:
             font = _font(points)
-            left, top, right, bottom = font.getbbox(text)
+            left, top, right, bottom = ruler.multiline_textbbox((0, 0), text, font=font)
             margin = max(1, round(0.2 * points))
             width, height = round(right - left) + 2 * margin, round(bottom - top) + 2 * margin
             if width <= size[0] and height <= size[1]:
                 label = Image.new("RGB", (width, height), "white")
                 draw = ImageDraw.Draw(label)
-                draw.text((margin - left, margin - top), text, fill="black", font=font)
+                draw.multiline_text((margin - left, margin - top), text, "black", font)
                 return label
             points -= 1
         raise DataError(f"{text!r} does not fit legibly into {size[0]} x {size[1]} pixels.")
 
     def _place(self, size: tuple[int, int], label: tuple[int, int], number: int) -> tuple[int, int]:
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + number)
-        drawn = torch.rand(2, generator=generator).tolist()
+        drawn = _drawn(self.seed, number).random(2).tolist()
         shares = [d if s is None else s for s, d in zip((self.x, self.y), drawn, strict=True)]
         free = [whole - part for whole, part in zip(size, label, strict=True)]
         return round(shares[0] * free[0]), round(shares[1] * free[1])
 
 
-def _font(points: int) -> Any:
-    """DejaVu Sans, which matplotlib brings along: the same pixels on every machine."""
-    from PIL import ImageFont
+def _drawn(seed: int, number: int) -> np.random.Generator:
+    """Of both numbers; torch's generator on the CPU would look at 32 bits of a seed alone."""
+    return np.random.default_rng((seed, number))
 
+
+def _font_file() -> str:
+    """DejaVu Sans, which matplotlib brings along: the same pixels on every machine."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
         raise DataError(
             "Texts are drawn in matplotlib's font: pip install 'ttreg-interp[plots]'."
         ) from error
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(file), points)
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@lru_cache(maxsize=64)
+def _font(points: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.truetype(_font_file(), points)
+
+
+@cache
+def _letters() -> frozenset[str]:
+    """What the font can draw; anything else would be an empty box."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(map(chr, FT2Font(_font_file()).get_charmap()))
 
 
 def attacked(
@@ -111,31 +134,35 @@ def attacked(
 
     Args:
         data: images with classes that have names.
-        texts: names to draw from; default: all of the set's classes that occur.
+        texts: what to draw from; default: the names of the classes that occur.
         how: place, size and seed.
 
     Returns:
         The attacked images; `real` is the class name, `text` what was written, `area` where.
 
     Raises:
-        DataError: a set without class names, or nothing else to write.
+        DataError: a class without a name, or nothing else to write.
     """
     how = how or Typography()
     if not data.classes:
         raise DataError(f"{data.source} has no class names to write; give texts and names.")
+    shown = [data.classes[item.read_target((1, 1))] for item in data.items]  # asks for no size
+    if "" in shown:
+        item = data.items[shown.index("")]
+        raise DataError(f"The class of {item.name} in {data.source} has no name; name all classes.")
+    words = sorted(set(texts or shown))
     items = []
-    for number, item in enumerate(data.items):
-        real = data.classes[item.read_target((1, 1))]  # a class does not ask for the size
-        others = sorted({text for text in texts or data.classes if text != real})
+    for number, (item, real) in enumerate(zip(data.items, shown, strict=True)):
+        others = [text for text in words if text != real]
         if not others:
             raise DataError(f"There is no text but {real!r}; give texts of other classes.")
-        generator = torch.Generator().manual_seed(how.seed * 2**32 + number)
-        text = others[int(torch.randint(len(others), (1,), generator=generator))]
+        text = others[int(_drawn(how.seed, number).integers(len(others)))]
         items.append(
             replace(
                 item,
                 read_image=partial(_written, item, how, text, number),
                 read_target=partial(_target, item, how, text, number, real),
+                note=f"{real}, {text}, {how}",
             )
         )
     return Annotated(f"{data.source}, attacked", Attack, tuple(items), data.faults, data.classes)
@@ -164,15 +191,19 @@ def rta100(root: Path, split: str = "") -> Annotated[Attack]:
     """
     folder = next((f for f in (root / "ours" / "data", root / "data") if f.is_dir()), root)
     found = images(folder)
-    items, faults = [], []
+    items, faults, known = [], [], set()
     for name, file in zip(found.names, found.paths, strict=True):
         words = _words(file.stem)
         if words is None:
             faults.append(Fault(file, "its name is not label=REAL_text=WRITTEN"))
             continue
         area = folder.parent / "areas" / f"{file.stem}.png"
+        known.add(area)
         read = partial(_rta_target, *words, area)
-        items.append(Item(name, file, partial(read_image, file), read))
+        note = f"{area.stat().st_size} bytes" if area.is_file() else "no area"
+        items.append(Item(name, file, partial(read_image, file), read, note))
+    marks = set((folder.parent / "areas").glob("*.png")) - known
+    faults += [Fault(mark, "no image for this mark") for mark in sorted(marks)]
     return Annotated(f"rta100:{root}", Attack, tuple(items), tuple(faults)).checked()
 
 

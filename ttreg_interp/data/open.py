@@ -1,12 +1,13 @@
 """Annotated images by one word: `FORMAT:PATH[#SPLIT]`."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ttreg_interp.data import attacks, boxes, classes, depth, masks
-from ttreg_interp.data.annotated import Annotated, Objects
+from ttreg_interp.data.annotated import Annotated, Attack, Objects
 from ttreg_interp.errors import DataError
 
 
@@ -54,8 +55,27 @@ FORMATS: dict[str, Format] = {
 """Name -> how it is read."""
 
 
-ATTACKED = "attacked+"
+ATTACKED = re.compile(r"attacked(?:\[(?P<options>[^\]]*)\])?\+(?P<spec>.+)")
 """In front of a labelled set: its images with a text written into each."""
+
+
+def _attacked(data: Annotated[int], options: str) -> Annotated[Attack]:
+    """`KEY=VALUE,...`: fields of Typography, and texts separated by slashes."""
+    kinds = {one.name: int if one.name == "seed" else float for one in fields(attacks.Typography)}
+    texts, given = None, {}
+    for word in filter(None, options.split(",")):
+        key, _, value = word.partition("=")
+        if key == "texts":
+            texts = value.split("/")
+            continue
+        try:
+            given[key] = kinds[key](value)
+        except (KeyError, ValueError):
+            raise DataError(
+                f"attacked[{options}]: {word!r} is none of texts=A/B, "
+                f"{', '.join(f'{name}=NUMBER' for name in kinds)}."
+            ) from None
+    return attacks.attacked(data, texts, attacks.Typography(**given))
 
 
 def open_data(spec: str) -> Annotated[Any]:
@@ -63,7 +83,9 @@ def open_data(spec: str) -> Annotated[Any]:
 
     Args:
         spec: `FORMAT:PATH` or `FORMAT:PATH#SPLIT`, with a format of `FORMATS`. With `attacked+` in
-            front the name of another class is written into every image of a labelled set.
+            front the name of another class is written into every image of a labelled set;
+            `attacked[height=0.2,x=0,y=1,seed=3,texts=iPod/pizza]+` sets the fields of `Typography`,
+            and what is written.
 
     Returns:
         The images, what is known about each, and what is wrong with the annotations.
@@ -77,8 +99,8 @@ def open_data(spec: str) -> Annotated[Any]:
         ...
         ttreg_interp.errors.DataError: 'voc:photos' names no format ...
     """
-    if spec.startswith(ATTACKED):
-        return attacks.attacked(open_data(spec.removeprefix(ATTACKED)))
+    if found := ATTACKED.fullmatch(spec):
+        return _attacked(open_data(found["spec"]), found["options"] or "")
     name, colon, rest = spec.partition(":")
     path, _, split = rest.partition("#")
     if not colon or not path or name not in FORMATS:

@@ -114,12 +114,15 @@ class _Classes:
     """Logits of a classifier whose class names are known."""
 
     def __init__(self, names: tuple[str, ...]):
-        self.names = {name: index for index, name in enumerate(names)}
+        self.names: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            self.names.setdefault(name, []).append(index)
 
     def __call__(
         self, output: Float[Tensor, "batch output"], words: list[str]
     ) -> Float[Tensor, " batch"]:
         if unknown := sorted(set(words) - set(self.names)):
             raise DataError(f"{unknown[0]!r} is no class name of the set; a classifier needs one.")
-        classes = torch.tensor([self.names[word] for word in words], device=output.device)
-        return output.gather(1, classes[:, None])[:, 0]
+        # ImageNet has two classes called 'crane': a word is as good as the better of them
+        pairs = zip(output, words, strict=True)
+        return torch.stack([row[self.names[word]].max() for row, word in pairs])
