@@ -1,5 +1,8 @@
 """Readers of published formats: what is there is read exactly, what is wrong is told with its place."""
 
+import json
+import shutil
+
 import annotated_sets as write
 import numpy as np
 import pytest
@@ -46,6 +49,28 @@ def test_what_is_wrong_with_voc_is_told_with_file_and_line(tmp_path):
     assert told["broken"][0] == 5 and "no valid XML" in told["broken"][1]
 
 
+def test_a_voc_image_of_another_size_and_a_box_outside_are_told(tmp_path):
+    inside = write.voc_object(1, 1, 12, 8)
+    write.voc(tmp_path, a=inside, b=inside + write.voc_object(2, 2, 30, 8))
+    write.picture(tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages" / "a.jpg", 8, 12)
+    data = open_data(f"voc2007:{tmp_path}")
+    assert [f.reason for f in data.faults] == [
+        "a box outside its image of 8 x 12: [2.0, 2.0, 30.0, 8.0]"
+    ]
+    with pytest.raises(DataError, match="has 12 x 8 pixels; its annotation says 8 x 12"):
+        data.items[0].read()
+
+
+def test_a_tag_in_a_comment_costs_the_line_alone(tmp_path):
+    write.voc(
+        tmp_path,
+        a="<!-- <object> -->" + write.voc_object(9, 1, 2, 2),
+        b=write.voc_object(1, 1, 2, 2),
+    )
+    (fault,) = open_data(f"voc2007:{tmp_path}").faults
+    assert fault.line is None and "without area" in fault.reason
+
+
 def test_boxes_of_coco_are_those_of_pycocotools_without_crowds(tmp_path):
     notes = [
         write.coco_note(1, 1, [1.0, 2.0, 3.0, 4.0]),
@@ -83,6 +108,24 @@ def test_what_is_wrong_with_coco_is_told(tmp_path):
         assert words in told
 
 
+def test_images_that_coco_lists_badly_are_told(tmp_path):
+    notes = [write.coco_note(i, i, [1.0, 2.0, 3.0, 4.0]) for i in (1, 2)]
+    notes.append(write.coco_note(3, 1, [1.0, 2.0, 30.0, 4.0]))
+    write.coco(tmp_path, notes)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    body = json.loads(file.read_text())
+    body["images"].append({**body["images"][0], "id": 8})
+    del body["images"][1]["height"]
+    file.write_text(json.dumps(body))
+    data = open_data(f"coco:{tmp_path}")
+    assert data.names == ("000000000001.jpg",)
+    assert [fault.reason for fault in data.faults] == [
+        "image 2 has no height",
+        "image 8 is the second one called 000000000001.jpg",
+        "annotation 3: bbox [1.0, 2.0, 30.0, 4.0] leaves its image of 8 x 12",
+    ]
+
+
 def test_an_image_of_another_size_than_its_annotation_is_refused_when_read(tmp_path):
     write.coco(tmp_path, [write.coco_note(1, 1, [1.0, 2.0, 3.0, 4.0])], images=1)
     write.picture(tmp_path / "val2017" / "000000000001.jpg", 20, 8)
@@ -114,6 +157,20 @@ def test_boxes_of_yolo_are_shares_of_the_image(tmp_path):
     assert boxes(data) == {"a.jpg": [[3, 3, 9, 5]], "b.jpg": [[0, 0, 6, 8]]}
     assert [(f.file.name, f.line) for f in data.faults] == [("b.txt", 1), ("c.txt", None)]
     assert data.classes == ("person", "cat")
+
+
+def test_annotations_without_an_image_are_told(tmp_path):
+    write.yolo(tmp_path, a="1 0.5 0.5 0.5 0.25\n")
+    (tmp_path / "boxes" / "gone.txt").write_text("1 0.5 0.5 0.5 0.25\n")
+    write.mask(tmp_path / "semantic_masks" / "a.png", np.ones((8, 12)))
+    write.mask(tmp_path / "semantic_masks" / "gone.png", np.ones((8, 12)))
+    told = {
+        f"{kind}:{tmp_path}": open_data(f"{kind}:{tmp_path}").faults for kind in ("yolo", "masks")
+    }
+    assert [[(f.file.name, f.reason) for f in faults] for faults in told.values()] == [
+        [("gone.txt", "no image for these boxes")],
+        [("gone.png", "no image for this mask")],
+    ]
 
 
 def test_presence_tells_images_with_and_without_a_class(tmp_path):
@@ -157,6 +214,15 @@ def test_a_truncated_mask_is_refused_when_read(tmp_path):
     file = write.mask(tmp_path / "annotations" / "validation" / "a.png", noise)
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(DataError, match="cannot be read as a mask"):
+        open_data(f"ade20k:{tmp_path}").items[0].read()
+
+
+def test_a_mask_with_transparency_is_no_mask(tmp_path):
+    write.picture(tmp_path / "images" / "validation" / "a.jpg", 3, 2)
+    file = tmp_path / "annotations" / "validation" / "a.png"
+    file.parent.mkdir(parents=True)
+    Image.new("LA", (3, 2)).save(file)
+    with pytest.raises(DataError, match="an image of mode LA holds no class ids"):
         open_data(f"ade20k:{tmp_path}").items[0].read()
 
 
@@ -207,6 +273,13 @@ def test_nyu_as_a_list_has_millimetres_and_tells_of_bad_lines(tmp_path):
     assert [fault.line for fault in data.faults] == [2, 3]
 
 
+def test_depth_in_eight_bits_is_of_another_unit_and_refused(tmp_path):
+    data = open_data(f"nyu:{write.nyu_list(tmp_path, 'kitchen/rgb_0.jpg kitchen/depth_0.png')}")
+    Image.new("L", (12, 8), 9).save(tmp_path / "kitchen" / "depth_0.png")
+    with pytest.raises(DataError, match="of mode L; depths are 16-bit grey, in millimetres"):
+        data.items[0].read()
+
+
 # ------------------------------------------------------------------ classes
 
 
@@ -222,6 +295,35 @@ def test_imagenet_takes_ids_from_its_index(tmp_path):
     ]
     assert data.classes == ("class of n01", "class of n02")
     assert sorted(f.file.name for f in data.faults) == ["n09", "notes.txt"]
+
+
+def test_classes_of_the_index_without_a_folder_are_told(tmp_path):
+    write.imagenet(tmp_path, {"n01": 1, "n02": 1})
+    shutil.rmtree(tmp_path / "val" / "n01")
+    data = open_data(f"imagenet:{tmp_path}")
+    assert [f.reason for f in data.faults] == [
+        "1 classes of the index have no folder, the first is n01"
+    ]
+    assert [item.read()[1] for item in data.items] == [1]
+
+
+@pytest.mark.parametrize(
+    "index", [{"0": ["n01", "a"], "2": ["n02", "b"]}, {"0": ["n01", "a"], "1": ["n01", "b"]}]
+)
+def test_an_index_that_skips_or_repeats_is_refused(tmp_path, index):
+    write.imagenet(tmp_path, {"n01": 1, "n02": 1})
+    (tmp_path / "imagenet_class_index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="not each WordNet id once from 0 to 1"):
+        open_data(f"imagenet:{tmp_path}")
+
+
+def test_another_annotation_of_the_same_images_has_another_digest(tmp_path):
+    write.plain(tmp_path / "a.png")
+    found = []
+    for index in (3, 4):
+        (tmp_path / "labels.csv").write_text(f"file,class_index,name\na.png,{index},cat\n")
+        found.append(open_data(f"labels:{tmp_path}").digest())
+    assert found[0] != found[1]
 
 
 def test_fewer_class_folders_without_an_index_are_refused(tmp_path):

@@ -130,3 +130,96 @@ def test_a_match_gives_no_warning(model):
 def test_a_model_without_text_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no text tower"):
         evaluate(ZeroShot(), classifier(), images_of(int, 3), {}, tmp_path)
+
+
+# ------------------------------------------------------------------ SigLIP
+
+
+def siglip(keeps_case: bool) -> HookedViT:
+    """A tiny SigLIP of transformers, with a tokenizer of letters that keeps the case or does not."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    source = hf.SiglipModel(
+        hf.SiglipConfig(
+            vision_config={**sizes, "intermediate_size": 32, "image_size": 32, "patch_size": 8},
+            text_config={
+                **sizes,
+                "intermediate_size": 32,
+                "vocab_size": 128,
+                "max_position_embeddings": 64,
+            },
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+
+    def tokenize(texts):
+        cased = texts if keeps_case else [text.lower() for text in texts]
+        return torch.tensor([[ord(c) % 128 for c in text[:64].ljust(64, "\0")] for text in cased])
+
+    model = HookedViT.wrap(source)
+    model.preprocess = classifier().preprocess
+    encode = lambda tokens: source.get_text_features(tokens).pooler_output  # noqa: E731
+    model.text = TextTower(source, tokenize, encode)
+    return model
+
+
+@pytest.mark.parametrize("keeps_case", [True, False])
+def test_siglip_reads_lower_case_and_its_sigmoid_keeps_the_order_of_cosines(keeps_case, tmp_path):
+    model, data = siglip(keeps_case), images_of(int, 9)
+    protocol = ZeroShot(Prompts("data", "photo"))
+    found = evaluate(protocol, model, data, {}, tmp_path)
+    texts = [f"a photo of a {name}." for name in CLASSES]
+    assert [text.lower() for text in texts] == texts
+    pixels = torch.stack([model.preprocess(item.read_image()) for item in data.items])
+    with torch.no_grad():
+        tokens = model.text.tokenize(texts)
+        chances = model.text.module(
+            input_ids=tokens, pixel_values=pixels
+        ).logits_per_image.sigmoid()
+    truth = torch.tensor([item.read()[1] for item in data.items])
+    expected = 100 * (chances.argmax(dim=1) == truth).double().mean().item()
+    assert found["intact", "top-1 %"].value.estimate == pytest.approx(expected)
+    assert found.config["notes"]["intact"]["texts"] == "in lower case"
+    upper = classifier_of(model, protocol.prompts, [name.upper() for name in CLASSES])
+    assert torch.equal(upper, classifier_of(model, protocol.prompts, CLASSES))
+
+
+def test_clip_reads_texts_as_they_are(model):
+    assert "texts" not in activation_notes(model)
+
+
+# ------------------------------------------------------------------ the order of classes
+
+KERAS = ("tench", "goldfish", "great_white_shark", "tiger_shark", "hammerhead", "electric_ray")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(), KERAS, (*KERAS, "stingray", "cock"), ("", "goldfish"), ("", ""), ("n01440764",) * 1000],
+)
+def test_names_that_fit_imagenets_order_are_taken(names):
+    assert len(Prompts().classes(names)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (CLASSES, "of the set's 3 names only 0 agree, 'ash' stands where ImageNet has 'tench'"),
+        (KERAS[::-1], "names only"),
+        (("n01440764", "n01443537"), "the set has 2 classes"),
+        (("cat",) * 1001, "the set has 1001 classes"),
+    ],
+)
+def test_another_order_of_classes_is_refused(names, words):
+    with pytest.raises(DataError, match=words):
+        Prompts().classes(names)
+
+
+@pytest.mark.parametrize(("names", "words"), [((), "none has"), (("a", ""), "class 1 has none")])
+def test_classes_without_a_name_have_no_text(names, words):
+    with pytest.raises(DataError, match=f"need names for a text: {words}"):
+        Prompts("data").classes(names)
