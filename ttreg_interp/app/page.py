@@ -124,13 +124,16 @@ def _connect(page: gr.Blocks, events: Events, widgets: Widgets) -> None:
 
     chosen = some(*(field.name for field in fields(Chosen)))
     shown = some("stage", "query", "words", "snippet", "json", "state")
-    quietly: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+    # One after the other, so that no older answer comes last: gradio would run each listener apart.
+    in_turn: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
+    in_turn["show_progress"] = "hidden"
+    quietly = in_turn | {"trigger_mode": "always_last"}
 
     def then_refresh(event: Any) -> None:
-        event.success(events.refresh, chosen, [widgets["seen"], *shown], show_progress="hidden")
+        event.success(events.refresh, chosen, [widgets["seen"], *shown], **in_turn)
 
     def then_show(event: Any) -> None:
-        event.success(events.show, [widgets["seen"], *chosen], shown, show_progress="hidden")
+        event.success(events.show, [widgets["seen"], *chosen], shown, **in_turn)
 
     picture, neurons = some("picture", "pixels", "backdrop", "drawn"), some("ticked", "neuron")
     model = some("written", "ticked", "neuron", "layer", "head", "query")
@@ -142,7 +145,7 @@ def _connect(page: gr.Blocks, events: Events, widgets: Widgets) -> None:
     then_refresh(widgets["rank"].click(events.rank, some("spec", "pixels", "ticked"), neurons))
     place, stage = some("spec", "pixels"), widgets["stage"]
     # Not the last only: gradio would send the data of the first event once more.
-    every: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
+    every = in_turn | {"trigger_mode": "multiple"}
     then_show(stage.select(events.select, place, some("query"), **every))
     then_refresh(stage.input(events.draw, place, some("drawn"), **every))
     fits = events.fitting, some("kind"), some("n_registers", "semantics", "fill")
