@@ -13,6 +13,7 @@ release = version = version_of("ttreg-interp")
 extensions = [
     "command_help",
     "docstrings",
+    "public_names",
     "room",
     "script_pages",
     "sphinx.ext.autodoc",

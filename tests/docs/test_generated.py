@@ -90,3 +90,14 @@ def test_the_reference_of_a_command_is_its_help(extension, monkeypatch):
     said = extension("command_help").help_of("merge")
     assert said.startswith("usage: ttreg merge") and "The merged file. (required)" in said
     assert max(map(len, said.split("\n"))) <= 88
+
+
+def test_every_public_name_is_in_the_reference(extension):
+    room, listed = extension("room"), extension("public_names").rows()
+    documented = set()
+    for page in (ROOT / "docs" / "reference" / "api").glob("*.md"):
+        for module in room.modules(page.stem) if page.stem not in ("index", "analyses") else ():
+            file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+            documented |= {f"{module}.{name}" for name in room.public_names(file)}
+    assert {path for _, path, _ in listed} <= documented
+    assert all(first.endswith(".") for _, _, first in listed)
