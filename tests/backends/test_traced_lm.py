@@ -9,7 +9,6 @@ import torch
 pytest.importorskip("nnsight", reason="nnsight is not installed (pip install nnsight)")
 
 import transformers as hf
-from transformers import masking_utils
 
 from tests.hooked.sources.hf_families import randomised
 from ttreg_interp.backends.nnsight import TracedLM
@@ -120,23 +119,104 @@ def test_tokens_late_starts_and_early_stops_agree():
         torch.testing.assert_close(*later)
 
 
-def test_a_language_model_of_seventy_billion_parameters_is_planned_without_memory(monkeypatch):
-    # transformers looks at position ids to find texts that are packed together; meta has no values
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
-    config = hf.LlamaConfig(  # Llama-3-70B
-        vocab_size=128256,
-        hidden_size=8192,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        intermediate_size=28672,
-        max_position_embeddings=8192,
-    )
+@pytest.mark.parametrize("name", ["GPT-2", "Gemma 3"])
+def test_a_dry_run_has_the_shapes_of_a_run(name):
+    ids = torch.zeros(2, 9, dtype=torch.long)
     with torch.device("meta"):
-        module = hf.LlamaForCausalLM(config).eval()
-    assert 70.0e9 < sum(parameter.numel() for parameter in module.parameters()) < 71.0e9
-    traced = TracedLM.trace(module)
-    with torch.no_grad(), traced.intervened(TestTimeRegister({2: [1, 2]}, fill="same")):
-        resid = traced(torch.zeros(1, 16, dtype=torch.long, device="meta"), stop_at_layer=4)
-    assert resid.device.type == "meta"
-    assert resid.shape == (1, 17, 8192)
+        dry = TracedLM.trace(MODELS[name]().eval())
+    traced, register = both(name)[1], KINDS["a register"]
+    with torch.no_grad(), traced.intervened(register), dry.intervened(register):
+        logits, cache = traced.run_with_cache(ids)
+        planned, shapes = dry.run_with_cache(ids.to("meta"))
+    assert planned.is_meta and planned.shape == logits.shape
+    # a mask without padding may serve all texts at once
+    assert {k: v.shape[1:] for k, v in shapes.items()} == {k: v.shape[1:] for k, v in cache.items()}
+
+
+def test_shards_on_disk_give_what_the_whole_model_gives(tmp_path):
+    pytest.importorskip("accelerate")
+    hooked, _ = both("Llama")
+    hooked.source.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    where = dict.fromkeys(
+        ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"), "cpu"
+    )
+    where |= {"model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
+    sharded = hf.LlamaForCausalLM.from_pretrained(
+        tmp_path, device_map=where, offload_folder=tmp_path / "offloaded"
+    )
+    assert next(sharded.model.layers[1].parameters()).is_meta  # not in memory between runs
+    traced, register, ids = TracedLM.trace(sharded), KINDS["a register"], torch.arange(18)[None]
+    with torch.no_grad(), hooked.intervened(register), traced.intervened(register):
+        torch.testing.assert_close(traced(ids), hooked(ids), rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- nnsight's own models
+
+
+def of_nnsight(folder, **options):
+    """nnsight's model of a tiny Llama on disk."""
+    import nnsight
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = WordLevel({str(i): i for i in range(65)}, unk_token="0")
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), unk_token="0", bos_token="1", eos_token="1"
+    )
+    both("Llama")[0].source.save_pretrained(folder)
+    return nnsight.TransformersModel(
+        str(folder), task="text-generation", tokenizer=tokenizer, **options
+    )
+
+
+@pytest.mark.parametrize("dispatch", [False, True])
+def test_a_model_of_nnsight_without_weights_gets_them(tmp_path, dispatch):
+    model = of_nnsight(tmp_path, dispatch=dispatch)
+    assert model.dispatched == dispatch
+    traced, hooked, register = TracedLM.trace(model), both("Llama")[0], KINDS["a register"]
+    assert model.dispatched and traced.cfg.device.type == "cpu"
+    ids = torch.randint(0, 65, (2, 9))
+    with torch.no_grad(), hooked.intervened(register), traced.intervened(register):
+        torch.testing.assert_close(traced(ids), hooked(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_for_a_server_it_stays_without_weights_and_the_trace_asks_for_the_server(tmp_path):
+    model = of_nnsight(tmp_path)
+    traced = TracedLM.trace(model, remote=True)
+    assert not model.dispatched and traced.envoy is model
+    asked = handed_over(traced)
+    with traced.intervened(KINDS["a register"]):  # this server has the weights
+        here = both("Llama")[0]
+        with torch.no_grad(), here.intervened(KINDS["a register"]):
+            ids = torch.randint(0, 65, (2, 9))
+            torch.testing.assert_close(traced(ids), here(ids), rtol=1e-5, atol=1e-5)
+    assert [one.pop("remote") for one in asked] == [True]
+
+
+def test_remote_is_all_that_differs_in_what_nnsight_is_asked():
+    module, ids = copy.deepcopy(both("Llama")[0].source), torch.randint(0, 65, (2, 9))
+    asked = []
+    for remote in ({}, {"remote": True}, {"remote": "https://a.server"}):
+        traced = TracedLM.trace(copy.deepcopy(module), **remote)
+        calls = handed_over(traced)
+        with traced.intervened(KINDS["a register"]), torch.no_grad():
+            traced(ids)
+            traced(ids, stop_at_layer=2)
+        asked.append(calls)
+    plain, ndif, other = asked
+    assert all("remote" not in call for call in plain) and len(plain) == 2
+    assert ndif == [{**call, "remote": True} for call in plain]
+    assert other == [{**call, "remote": "https://a.server"} for call in plain]
+
+
+def handed_over(traced) -> list[dict]:
+    """What nnsight's `trace` is asked from now on; it runs here."""
+    asked, trace_here = [], traced.envoy.trace
+
+    def trace(ids, **named):
+        asked.append({"ids": ids.tolist(), **named})
+        return trace_here(ids, **{k: v for k, v in named.items() if k != "remote"})
+
+    traced.envoy.__dict__["trace"] = trace
+    return asked

@@ -1,6 +1,7 @@
 """Where only a trace goes: towers inside larger models, models without a source file, servers."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ pytest.importorskip("nnsight", reason="nnsight is not installed (pip install nns
 
 import transformers as hf
 
+from tests.backends import memory_plan
 from tests.backends.maps import UNKNOWN_SHAPE, UNKNOWN_SITES
 from tests.backends.towers import SIZE
 from tests.hooked.sources.hf_families import llava, randomised
 from tests.interventions.models import GRID, images
-from ttreg_interp.backends.nnsight import TracedViT
+from ttreg_interp.backends.nnsight import TracedLM, TracedViT
 from ttreg_interp.backends.sites import BlockSites, SiteMap
 from ttreg_interp.discovery import FindConfig, find_outliers, find_register_neurons
 from ttreg_interp.errors import InterventionError, UnsupportedModelError
@@ -21,6 +23,16 @@ from ttreg_interp.hooked import HookedViT
 from ttreg_interp.interventions import ClippedSoftmax, MaskTokens, TestTimeRegister
 from ttreg_interp.testbed import photograph_tensor, planted_vit
 
+TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 REGISTER = TestTimeRegister({0: [3, 50], 1: [7]}, n_registers=2)
 IDS = torch.tensor([[1, *[3] * GRID**2, 5, 6]])
 
@@ -159,33 +171,49 @@ def test_without_remote_nothing_is_asked_of_a_server(vlm):
     assert server.asked == [False]
 
 
-BILLIONS = {
-    # InternViT-6B: 45 blocks of width 3200, 25 heads, MLP 12800, patches of 14 pixels at 448
-    "vision": (
-        hf.InternVLVisionModel,
-        {
-            "hidden_size": 3200,
-            "num_hidden_layers": 45,
-            "num_attention_heads": 25,
-            "intermediate_size": 12800,
-            "image_size": 448,
-            "patch_size": 14,
-            "norm_type": "rms_norm",
-            "use_qk_norm": True,
-        },
-    ),
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "nnsight.md"
+
+
+def test_the_docs_tables_of_memory_are_what_models_on_meta_count():
+    page = PAGE.read_text()
+    for table in memory_plan.tables():
+        assert table in page, "run python -m tests.backends.memory_plan and copy its tables"
+
+
+def test_registers_in_six_and_seventy_billion_parameters_are_planned_without_memory():
+    tower = TracedViT.trace(memory_plan.vision_model())
+    assert tower.cfg.n_layers == 45 and tower.cfg.d_mlp == 12800
+    with torch.no_grad(), tower.intervened(TestTimeRegister({10: [1, 2]})):
+        resid = tower(torch.zeros(1, 3, 448, 448, device="meta"), stop_at_layer=12)
+    assert resid.is_meta and resid.shape == (1, 1 + 1 + 32 * 32, 3200)
+    language = TracedLM.trace(memory_plan.language_model())
+    with torch.no_grad(), language.intervened(TestTimeRegister({2: [1, 2]}, fill="same")):
+        resid = language(torch.zeros(1, 16, dtype=torch.long, device="meta"), stop_at_layer=4)
+    assert resid.is_meta and resid.shape == (1, 17, 8192)
+
+
+QWENS = {
+    hf.Qwen2VLForConditionalGeneration: {"embed_dim": 16},
+    hf.Qwen2_5_VLForConditionalGeneration: {"out_hidden_size": 16, "intermediate_size": 32},
 }
 
 
-def test_a_tower_of_six_billion_parameters_is_planned_without_memory():
-    model_class, size = BILLIONS["vision"]
+@pytest.mark.parametrize("model_class", QWENS)
+def test_towers_that_pack_images_into_one_sequence_are_refused(model_class):
+    size = {"depth": 2, "num_heads": 2, "hidden_size": 16, "patch_size": 8}
+    text = {**TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    config = model_class.config_class(
+        text_config=text, vision_config={**size, **QWENS[model_class]}
+    )
     with torch.device("meta"):
-        module = model_class(model_class.config_class(**size)).eval()
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    assert 5.4e9 < parameters < 6.1e9
-    traced = TracedViT.trace(module)
-    assert traced.cfg.n_layers == 45 and traced.cfg.d_mlp == 12800
-    with traced.intervened(TestTimeRegister({10: [1, 2]})):
-        resid = traced(torch.zeros(1, 3, 448, 448, device="meta"), stop_at_layer=12)
-    assert resid.device.type == "meta"
-    assert resid.shape == (1, 1 + 1 + 32 * 32, 3200)
+        module = model_class(config)
+    for wrap in (TracedViT.trace, HookedViT.wrap):
+        with pytest.raises(UnsupportedModelError, match="packs the patches .* LLaVA-"):
+            wrap(module)
+
+
+def test_kernels_whose_masks_cannot_be_handed_on_are_refused(vlm):
+    tower = copy.deepcopy(vlm.model.vision_tower)
+    tower.config._attn_implementation = "flex_attention"
+    with pytest.raises(UnsupportedModelError, match="attends by 'flex_attention'.*sdpa"):
+        TracedViT.trace(tower)

@@ -201,7 +201,11 @@ class TracedLM(Traced, HookedLM):
             ids = torch.zeros(len(inputs), n_given, dtype=torch.long, device=inputs.device)
         n_given = self.layout(ids.shape).n_given
         run = Run(self, stop, cut_outputs=False, start=start)
-        run = self._trace(run, None, ids, use_cache=False)
+        dry: dict[str, Any] = {}
+        if ids.is_meta:  # transformers makes masks of values, which `meta` has not
+            mask = torch.zeros(len(ids), 1, *2 * ids.shape[1:], device="meta", dtype=self.cfg.dtype)
+            dry["attention_mask"] = mask
+        run = self._trace(run, None, ids, use_cache=False, **dry)
         if stop is not None:
             return run.residual
         if return_type == "output":

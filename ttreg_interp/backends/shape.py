@@ -1,7 +1,7 @@
 """What a site map cannot tell of a vision transformer that has no source file: its sizes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -79,10 +79,24 @@ def _block(tower: nn.Module, sites: SiteMap, shape: TowerShape, layer: int) -> B
     mlp_path = inside.mlp_out.rpartition(".")[0]
     return BlockParts(
         ln1=_module(tower, f"{path}.{inside.ln1}"),
-        attn=_attention(shape, attn_out, inside.rotates),
+        attn=replace(
+            _attention(shape, attn_out, inside.rotates),
+            gamma=_gamma(tower, path, inside.attn_gamma),
+        ),
         ln2=_module(tower, f"{path}.{inside.ln2}"),
-        mlp=_mlp(_module(tower, f"{path}.{mlp_path}") if mlp_path else None, mlp_out),
+        mlp=replace(
+            _mlp(_module(tower, f"{path}.{mlp_path}") if mlp_path else None, mlp_out),
+            gamma=_gamma(tower, path, inside.mlp_gamma),
+        ),
     )
+
+
+def _gamma(tower: nn.Module, block: str, name: str | None) -> Callable[[], Tensor] | None:
+    if name is None:
+        return None
+    module, _, parameter = f"{block}.{name}".rpartition(".")
+    _named(tower.get_parameter, tower, f"{block}.{name}")
+    return lambda: tower.get_submodule(module).get_parameter(parameter)
 
 
 def _attention(shape: TowerShape, out: nn.Linear, rotates: bool) -> AttentionParts:
@@ -133,8 +147,12 @@ def _unknown(what: str) -> Callable[..., NoReturn]:
 
 
 def _module(tower: nn.Module, path: str) -> nn.Module:
+    return _named(tower.get_submodule, tower, path)
+
+
+def _named(get: Callable[[str], Any], tower: nn.Module, path: str) -> Any:
     try:
-        return tower.get_submodule(path)
+        return get(path)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"The site map names {path!r}, but {class_name(tower)} has no such module ({error}). "

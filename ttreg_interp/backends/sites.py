@@ -76,6 +76,10 @@ class BlockSites:
     """The site of the residual stream between attention and MLP, before its two readers part."""
     mlp_contribution: str | None = None
     """The site of what the MLP adds to the residual stream."""
+    attn_gamma: str | None = None
+    """The parameter that scales what `attn_out` returns, [d_model], before it is added (LayerScale)."""
+    mlp_gamma: str | None = None
+    """The parameter that scales what `mlp_out` returns."""
 
     def hook_sites(self) -> dict[str, str]:
         """Hook points of a block in the order of its forward, and where each stands."""

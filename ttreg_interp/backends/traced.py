@@ -60,12 +60,24 @@ class Traced(HookedModel):
 
     def _open_sources(self) -> None:
         """Let nnsight see the operations that sites name: too late once their module runs."""
+        inside = self.sites.inside
         for layer in range(len(self.blocks)):
-            inside = self.sites.inside
             for site in {*inside.hook_sites().values(), *(inside.before_turn or ())}:
-                module, source, _ = f"{self.sites.block_path(layer)}.{site}".partition(".source.")
-                if source:
-                    _ = self.envoy.get(module).source
+                self._open(self.sites.block_path(layer), site)
+
+    def _open(self, block: str, site: str) -> None:
+        import_nnsight()
+        from nnsight.intervention.source import SourceNotAvailable
+
+        host = f"{block}.{site}".removesuffix(".input").removesuffix(".output")
+        try:
+            self.envoy.get(host)
+        except (AttributeError, SourceNotAvailable) as error:
+            raise UnsupportedModelError(
+                f"The site map names {site!r} in {block}, which is not there ({error}). "
+                "print(nnsight.NNsight(module).get(MODULE).source) lists the operations of a module; a class "
+                "without source text has none."
+            ) from None
 
     def rotary_table(self, cos: Tensor, sin: Tensor) -> Any:
         """What this model's own rotation takes, from the table that its modules hand on."""
@@ -76,15 +88,29 @@ class Traced(HookedModel):
     def _trace(
         self, run: Run, function: Callable[..., Any] | None, *args: Any, **named: Any
     ) -> Run:
-        """Run `function` (None: the whole model), with `run` beside it."""
+        """Run `function` (None: the whole model), with `run` beside it.
+
+        Raises:
+            InterventionError: the forward does not pass a site, or in another order.
+        """
         nnsight = import_nnsight()
+        from nnsight.intervention.interleaver import OutOfOrderError
+
         how: dict[str, Any] = {"fn": "__call__" if function is None else function}
         if self.remote:
             how["remote"] = self.remote
         # torch's own fast path hides what happens inside nn.MultiheadAttention
-        with _no_fast_path(), self.envoy.trace(*args, **how, **named) as tracer:
-            done = nnsight.save(run)  # before the run, which may end early; a server's comes back
-            done.follow(tracer)
+        try:
+            with _no_fast_path(), self.envoy.trace(*args, **how, **named) as tracer:
+                done = nnsight.save(
+                    run
+                )  # before the run, which may end early; a server's comes back
+                done.follow(tracer)
+        except OutOfOrderError as error:
+            raise InterventionError(
+                f"{self.cfg.model_name} does not pass a site of its map, or in another order than the map "
+                f"({error}). A fused kernel hides a pattern: choose the plain one, or leave the site out."
+            ) from None
         return done
 
     def _stop(self, start_at_layer: int | None, stop_at_layer: int | None) -> int | None:

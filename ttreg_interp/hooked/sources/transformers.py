@@ -14,18 +14,32 @@ from ttreg_interp.hooked.sources._transformers_families import reader
 
 _HOLDERS = ("model", "vision_tower", "vision_model")
 """Where SigLIP and LLaVA-style models keep their tower."""
+_PACKED = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
+"""Families whose towers have no axis for images."""
 
 
 def tower(module: nn.Module) -> nn.Module | None:
     """`module` itself if its class is known, else the known tower inside it."""
     if reader(module) is not None:
         return module
+    _require_batches(module)
     children = dict(module.named_children())
     # Whoever projects what the tower returns has another output than the tower.
     if not _is_transformers(module) or "visual_projection" in children:
         return None
     inside = (tower(children[name]) for name in _HOLDERS if name in children)
     return next((found for found in inside if found is not None), None)
+
+
+def _require_batches(module: nn.Module) -> None:
+    if any(
+        common.is_instance(module, "transformers", f"{name}PreTrainedModel") for name in _PACKED
+    ):
+        raise UnsupportedModelError(
+            f"{common.class_name(module)} packs the patches of all images into one sequence, without [CLS] "
+            "and with rotary positions in two directions; hook points take [batch, token, d_model]. "
+            "LLaVA- and InternVL-style models are supported."
+        )
 
 
 def _is_transformers(module: nn.Module) -> bool:
