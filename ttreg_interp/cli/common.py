@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ModelOptions:
     """Which model, and where it runs."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """SOURCE:NAME, e.g. open_clip:ViT-B-16/laion2b_s34b_b88k, hf:facebook/dinov2-large,
     timm:vit_tiny_patch16_224@weights.safetensors; `ttreg models` lists the sources."""
     device: str | None = None
@@ -72,7 +72,7 @@ def emit(body: dict[str, Any], as_json: bool, *tables: "Table | str") -> None:
         return
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)  # brackets are intervals, not styles
     for table in tables:
         console.print(table, highlight=False)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.markup import escape
 
 from ttreg_interp.cli.common import counting, emit
 from ttreg_interp.errors import DataError
@@ -23,7 +22,7 @@ class Eval:
     A run that was killed goes on where it stopped; torchrun shards it. Writes result.json, table.md
     and table.tex."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Which evaluation; an unknown name lists them all."""
     models: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--model"])] = ()
     """SOURCE:NAME, as in the other commands; for 'paper' several."""
@@ -74,7 +73,7 @@ class Eval:
             result = self._result()
             if current_shard().number == 0:
                 result.save(self.out)
-                emit(result.to_dict(), self.json, escape(f"{result}\nresults in {self.out}"))
+                emit(result.to_dict(), self.json, f"{result}\nresults in {self.out}")
         return 0
 
     def _result(self) -> Any:
@@ -132,7 +131,7 @@ class Eval:
         if first:
             report = self._report(found, failed)
             body = {"jobs": [vars(job) for job in found], "results": results, "failed": failed}
-            emit(body, self.json, *([] if self.json else [escape(report)]))
+            emit(body, self.json, *([] if self.json else [report]))
         return 1 if failed or not ready else 0
 
     def _jobs(self) -> list[Any]:
@@ -239,5 +238,5 @@ class Eval:
 
 
 def _say(text: str) -> None:
-    """On standard output, brackets as they are."""
-    emit({}, False, escape(text))
+    """On standard output."""
+    emit({}, False, text)

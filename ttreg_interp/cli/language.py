@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +14,7 @@ class Language:
     """Say whether a language model has massive activations and attention sinks on some texts: where, how
     large, in which blocks and heads; and which neurons write them."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """hf-lm:ORGANISATION/MODEL or a local directory, tl:NAME, llama2c:FILE.bin, testbed-lm:FAMILY."""
     texts: Path
     """A file of one text a line, or a JSON list of texts or of lists of token ids."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -12,7 +13,7 @@ from ttreg_interp.cli.common import emit
 class Report:
     """Build the self-contained HTML page of a run directory, as `ttreg apply` and `ttreg demo` write it."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """A folder with run.json and maps.safetensors."""
     out: Path | None = None
     """The page. Default: report.html in the folder."""

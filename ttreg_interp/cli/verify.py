@@ -1,7 +1,7 @@
 """`ttreg verify`: does HookedViT compute what the source computes, and is every hook causal?"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,7 +13,9 @@ class Verify:
     """Check models: parity with the source, identity and causality of every hook point, patterns,
     weights, layout. Exit status 1 if any check fails."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")
+    ]
     """One or more model specs; `?random` makes one of random weights, without a download."""
     device: str | None = None
     """cpu, cuda, ... Default: cuda where there is one."""

@@ -90,7 +90,7 @@ def _voc_size(root: ET.Element) -> Size | None:
     return (height, width) if height and width else None
 
 
-def _outside(box: list[float], size: Size) -> bool:
+def _outside(box: list[float | int], size: Size) -> bool:
     """Whether a box leaves its image by more than the pixel that rounding may cost."""
     x0, y0, x1, y1 = box
     return min(x0, y0) < -1 or x1 > size[1] + 1 or y1 > size[0] + 1
