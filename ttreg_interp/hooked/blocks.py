@@ -73,12 +73,14 @@ class HookedNorm(nn.Module):
         exact = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         if self.centred:
             exact = exact - exact.mean(dim=-1, keepdim=True)
-        mean_square = exact.pow(2).mean(dim=-1, keepdim=True)
+        # few passes over the rows: each costs as much as the fused kernel
+        square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square()
+        mean_square = square / exact.shape[-1]
         scale = self.hook_scale((mean_square + _eps(self.norm, exact.dtype)).sqrt())
         normalized = self.hook_normalized((exact / scale).to(x.dtype))
-        if self.w is not None:
-            normalized = normalized * self.w
-        return normalized if self.b is None else normalized + self.b
+        if self.w is None:
+            return normalized
+        return normalized * self.w if self.b is None else torch.addcmul(self.b, normalized, self.w)
 
 
 _GAINS_FROM_ONE = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
