@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 WIDTH, COLORS = 760, 48
 """Of a figure: in pixels, and in its palette."""
 
@@ -29,8 +30,13 @@ def kept(result: dict[str, Any], words: str) -> dict[str, Any]:
         "headline": result["headline"],
         "words": words.strip(),
         "made": ", ".join(made) + ".",
-        "configuration": result["configuration"],
+        "configuration": {key: here(value) for key, value in result["configuration"].items()},
     }
+
+
+def here(value: Any) -> Any:
+    """A path inside the repository, from its root."""
+    return value.removeprefix(f"{ROOT}/") if isinstance(value, str) else value
 
 
 def shrink(figure: Path, target: Path) -> None:
@@ -44,7 +50,7 @@ def shrink(figure: Path, target: Path) -> None:
 
 def script(name: str) -> Path:
     """Where the script of a result is."""
-    return HERE.parents[1] / "analyses" / f"{name}.py"
+    return ROOT / "analyses" / f"{name}.py"
 
 
 def main(out: Path, names: list[str]) -> None:
