@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from ttreg_interp.cli import main
 from ttreg_interp.errors import DataError
@@ -48,6 +49,17 @@ def test_commands_that_read_images_say_what_to_use_for_a_language_model(command,
     assert main([*options, *(extra if command == "apply" else [])]) == 1
     said = capsys.readouterr().err
     assert "reads texts, not images" in said and "ttreg language" in said
+
+
+def test_no_language_model_is_evaluated_on_images(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (64, 64)).save(images / "a.png")
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes" / "a.txt").write_text("0 0.5 0.5 0.5 0.5", encoding="utf-8")
+    model, data, out = "testbed-lm:llama", f"yolo:{tmp_path}", str(tmp_path / "out")
+    assert main(["eval", "lost", "--model", model, "--data", data, "--out", out, "--arms"]) == 1
+    assert "reads texts, not images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,19 @@ class HookedLM(HookedModel):
         Raises:
             UnsupportedModelError: always.
         """
-        raise UnsupportedModelError(
+        raise self._reads_texts()
+
+    @property
+    def image_size(self) -> Any:
+        """Refused, as `preprocess` is.
+
+        Raises:
+            UnsupportedModelError: always.
+        """
+        raise self._reads_texts()
+
+    def _reads_texts(self) -> UnsupportedModelError:
+        return UnsupportedModelError(
             f"{self.cfg.model_name} reads texts, not images. For its register neurons use "
             "tt.find_sink_neurons(model, texts), or `ttreg language MODEL --texts FILE`."
         )
