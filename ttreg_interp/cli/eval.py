@@ -187,7 +187,9 @@ class Eval:
         from ttreg_interp.hooked import load
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return load(spec, image_size=self.image_size, device=device)
+        model = load(spec, image_size=self.image_size, device=device)
+        _ = model.image_size  # a language model says here what to use instead
+        return model
 
     def _arms(self, model: Any) -> dict[str, Any]:
         """The arms besides the intact model."""
