@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WIDTH, COLORS = 760, 48
 """Of a figure: in pixels, and in its palette."""
+LONG = 6000
+"""Characters of a result's words that a page has room for."""
 
 
 def kept(result: dict[str, Any], words: str) -> dict[str, Any]:
@@ -28,10 +30,17 @@ def kept(result: dict[str, Any], words: str) -> dict[str, Any]:
     made += [f"{name} {versions[name]}" for name in ("ttreg-interp", "torch")]
     return {
         "headline": result["headline"],
-        "words": words.strip(),
+        "words": shown(words.strip()),
         "made": ", ".join(made) + ".",
         "configuration": {key: here(value) for key, value in result["configuration"].items()},
     }
+
+
+def shown(words: str) -> str:
+    """A page tells all of it, or what stands above the first section of a long one."""
+    if len(words) <= LONG:
+        return words
+    return words.partition("\n## ")[0].strip() + "\n\nThe command writes the tables behind this."
 
 
 def here(value: Any) -> Any:
