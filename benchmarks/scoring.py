@@ -32,6 +32,7 @@ from ttreg_interp.discovery.scores import GROUP, add_group, read_scores
 from ttreg_interp.discovery.scoring import ScoringRun
 from ttreg_interp.discovery.stream import Batch
 from ttreg_interp.hooked import HookedViT, load
+from ttreg_interp.hooked.fast_cpu import Precision
 from ttreg_interp.testbed import photograph_tensor, planted_vit
 from ttreg_interp.testbed.photographs import photographs
 
@@ -82,6 +83,8 @@ class Config:
     """CPU threads of a forward pass."""
     workers: int = 1
     """Processes that decode beside it."""
+    fast_cpu: Precision | None = None
+    """Other kernels for our forward pass; the loop keeps torch's own."""
 
 
 def save_jpegs(folder: Path, n_images: int) -> list[Path]:
@@ -100,6 +103,8 @@ class EndToEnd:
 
     model: HookedViT
     """Of whose neurons all layers are scored."""
+    ours: HookedViT
+    """The same for our arms, on the kernels that they run on."""
     files: list[Path]
     """The images."""
     threshold: float
@@ -108,10 +113,11 @@ class EndToEnd:
     """Processes that decode beside the forward pass."""
 
     @classmethod
-    def of(cls, model: HookedViT, files: list[Path], workers: int) -> "EndToEnd":
+    def of(cls, model: HookedViT, ours: HookedViT, files: list[Path], workers: int) -> "EndToEnd":
         """With the threshold that the first images ask for, at the last layer."""
         run = ScoringRun.of(model, images(files), FindConfig(detect_layer=-1, candidates="all"))
-        return cls(model, files, run.start(Shard()).detection.threshold.value, workers)
+        threshold = run.start(Shard()).detection.threshold.value
+        return cls(model, ours, files, threshold, workers)
 
     def arms(self) -> dict[str, Callable[[], Tensor]]:
         """All of them give the same scores, [layer, neuron]; the loops come first."""
@@ -134,13 +140,13 @@ class EndToEnd:
             sparsity=sparsity,
             workers=workers,
         )
-        run = ScoringRun.of(self.model, images(self.files), config)
+        run = ScoringRun.of(self.ours, images(self.files), config)
         start = run.start(Shard())
 
         def work() -> Tensor:
             state = run.go_on(replace(start, sums=ExactSums(), complete=False), None)
             layers = run.layers(state.detection.detect_layer)
-            return read_scores(self.model, layers, state.sums).score("abs")
+            return read_scores(self.ours, layers, state.sums).score("abs")
 
         return work
 
@@ -178,8 +184,10 @@ PAIRS = (
 @torch.no_grad()
 def end_to_end(config: Config, folder: Path) -> dict:
     """Seconds of every arm, the ratios, and how far scores are apart."""
-    model = load(f"testbed:planted/timm/{config.size}/0")
-    test = EndToEnd.of(model, save_jpegs(folder, config.images), config.workers)
+    spec = f"testbed:planted/timm/{config.size}/0"
+    model = load(spec)
+    ours = model if config.fast_cpu is None else load(spec, fast_cpu=config.fast_cpu)
+    test = EndToEnd.of(model, ours, save_jpegs(folder, config.images), config.workers)
     arms = test.arms()
     scores = {name: work() for name, work in arms.items()}
     seconds = elapsed(arms, config.rounds)
@@ -215,7 +223,8 @@ def main(config: Config) -> None:
     print(f"held while a batch is scored: {result['held_mib_per_image']:.2f} MiB an image")
     name = "-".join(str(result["machine"]["cpu"]).replace("(R)", "").split()).lower()
     config.out.mkdir(parents=True, exist_ok=True)
-    file = config.out / f"{name}-end-to-end.json"
+    kernels = "" if config.fast_cpu is None else f"-{config.fast_cpu}"
+    file = config.out / f"{name}-end-to-end{kernels}.json"
     file.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
 
 

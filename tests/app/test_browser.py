@@ -226,9 +226,10 @@ def test_outliers_go_where_somebody_draws(page):
     choose(page, "move outliers")
     page.get_by_text("Draw on the picture where outliers shall go.").wait_for()
     stroke(page)
-    until(page, lambda: ratios(page)[1] > 5, "outliers where they were drawn")
     drawn = tuple((7, column) for column in range(5, 9))
-    assert intervention(page) == MoveNeurons(planted(), to=drawn)
+    moved = MoveNeurons(planted(), to=drawn)
+    until(page, lambda: intervention(page) == moved, "what was drawn")
+    assert ratios(page)[1] > 5
     keep(page, "explorer-moved")
     page.locator("#picture").focus()  # the query is at 4, 4
     page.keyboard.press("Space")

@@ -15,7 +15,7 @@ def test_the_described_loop_gives_the_scores_of_the_scoring_pass(tmp_path):
     for work in scoring("tiny", 96).values():
         work()
     model = load("testbed:planted/timm/tiny/0", image_size=96)
-    test = EndToEnd.of(model, save_jpegs(tmp_path, 6), workers=1)
+    test = EndToEnd.of(model, model, save_jpegs(tmp_path, 6), workers=1)
     scores = {name: work() for name, work in test.arms().items()}
     for slow, fast in PAIRS:
         torch.testing.assert_close(scores[fast].float(), scores[slow], rtol=1e-5, atol=1e-5)
